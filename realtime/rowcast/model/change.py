@@ -1,0 +1,64 @@
+"""What a row change is: a relation as it looked when the row was written, and the row's two images.
+
+This module performs no I/O. Row images stay the JSON text that Postgres wrote; nothing here parses them.
+"""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class Op(StrEnum):
+    """The operation of a change, as it stands on the wire in ``data.type``."""
+
+    INSERT = "INSERT"
+    UPDATE = "UPDATE"
+    DELETE = "DELETE"
+    TRUNCATE = "TRUNCATE"
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column of a relation: its name and its ``pg_type.typname`` (``int8``, ``_text``, ``mood``)."""
+
+    name: str
+    type: str
+
+
+@dataclass(frozen=True, slots=True)
+class Relation:
+    """One version of a captured table. DDL makes a new version; a change refers to the one it was made under.
+
+    ``identity`` names the columns of the replica identity, which are those ``old_record`` may show.
+    ``rls`` says whether row level security was on. ``schema`` and ``table`` are the names to report: those of
+    the topmost published ancestor when the table is a partition.
+    """
+
+    id: int
+    oid: int
+    schema: str
+    table: str
+    columns: tuple[Column, ...]
+    identity: frozenset[str]
+    rls: bool = False
+    whole_identity: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "whole_identity", self.identity >= {column.name for column in self.columns})
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One committed row change, or one TRUNCATE (both images are None then).
+
+    ``record`` and ``old_record`` are JSON objects as bytes: the new row of an INSERT or UPDATE, and the whole
+    old row of an UPDATE or DELETE. ``seq`` is the change's own number, unique within an epoch. ``position``
+    is the opaque text from which to resume after this change. ``commit_timestamp`` is UTC with milliseconds.
+    """
+
+    relation: Relation
+    op: Op
+    record: bytes | None
+    old_record: bytes | None
+    seq: int
+    position: str
+    commit_timestamp: str
