@@ -1,0 +1,28 @@
+"""What can go wrong, as one tree. Each text says what was wrong and how to mend it.
+
+RowcastError
+├── SettingsError        the settings cannot be used
+├── DatabaseError        the database cannot be used as it is
+│   └── MigrationError   the schema cannot be brought to this version
+└── WatchError           a table cannot be captured
+"""
+
+
+class RowcastError(Exception):
+    """Base of every error that Rowcast raises on purpose."""
+
+
+class SettingsError(RowcastError):
+    """The settings cannot be used. The text names every fault."""
+
+
+class DatabaseError(RowcastError):
+    """The database cannot be used as it is."""
+
+
+class MigrationError(DatabaseError):
+    """The schema cannot be brought to this version."""
+
+
+class WatchError(RowcastError):
+    """A table cannot be captured."""
