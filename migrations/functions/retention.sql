@@ -1,0 +1,84 @@
+-- The lease of capture, the marks, and the rotation of the outbox.
+
+-- Keep the triggers capturing for so many seconds more. Where the lease had run out, changes went uncaptured:
+-- a new epoch begins. Returns whether one did.
+create or replace function rowcast.renew_lease(seconds bigint) returns boolean
+language plpgsql set search_path = pg_catalog, pg_temp as $$
+declare
+  lapsed boolean;
+begin
+  perform from rowcast.epoch for update;
+  select last_value <= extract(epoch from clock_timestamp()) into lapsed from rowcast.lease_until;
+  if lapsed then
+    update rowcast.epoch set value = gen_random_uuid(), since = clock_timestamp();
+  end if;
+  perform setval('rowcast.lease_until', (extract(epoch from clock_timestamp()) + seconds)::bigint);
+  return lapsed;
+end $$;
+
+-- Record the present snapshot.
+create or replace function rowcast.mark() returns void
+language sql set search_path = pg_catalog, pg_temp as $$
+  insert into rowcast.marks (at, snap, upto)
+  select clock_timestamp(), pg_current_snapshot(), pg_snapshot_xmax(pg_current_snapshot())
+$$;
+
+-- Bytes that the outbox takes.
+create or replace function rowcast.outbox_size() returns bigint
+language sql stable set search_path = pg_catalog, pg_temp as $$
+  select sum(pg_total_relation_size(t))::bigint
+  from unnest(array['rowcast.outbox_0', 'rowcast.outbox_1', 'rowcast.outbox_2']::regclass[]) as t
+$$;
+
+-- Turn to the next table if it is empty: by age, or now. The caller draws an xid next, in a transaction of its own,
+-- and hands it to rowcast.left_outbox: every writer that may still write into the old table has a lower one.
+create or replace function rowcast.turn_outbox(older_than interval, now_ boolean) returns int
+language plpgsql set search_path = pg_catalog, pg_temp as $$
+declare
+  present constant int := (select last_value from rowcast.current_outbox);
+  following constant int := (present + 1) % 3;
+begin
+  if exists (select from rowcast.rotation where outbox = following)
+     or not exists (
+       select from rowcast.rotation where outbox = present
+         and (now_ or switched_at <= clock_timestamp() - older_than)) then
+    return null;
+  end if;
+  insert into rowcast.rotation (outbox, switched_at) values (following, clock_timestamp());
+  perform setval('rowcast.current_outbox', following);
+  return present;
+end $$;
+
+create or replace function rowcast.left_outbox() returns void
+language sql set search_path = pg_catalog, pg_temp as $$
+  update rowcast.rotation set left_xid = pg_current_xact_id()
+  where left_xid is null and outbox <> (select last_value from rowcast.current_outbox)
+$$;
+
+-- The table that may be emptied: a mark recorded at least `retention` ago has an xmin above the xid drawn when it was
+-- left, so all its writers had ended by then. Null retention: any mark will do.
+create or replace function rowcast.trimmable(retention interval) returns int
+language sql stable set search_path = pg_catalog, pg_temp as $$
+  select r.outbox from rowcast.rotation as r
+  where r.left_xid is not null and exists (
+    select from rowcast.marks as m
+    where (retention is null or m.at <= clock_timestamp() - retention) and pg_snapshot_xmin(m.snap) > r.left_xid)
+  order by r.switched_at limit 1
+$$;
+
+-- Empty one table. Set a short lock_timeout before: a TRUNCATE that waits stalls every reader behind it.
+create or replace function rowcast.trim(outbox int) returns void
+language plpgsql set search_path = pg_catalog, pg_temp as $$
+begin
+  execute format('lock table rowcast.outbox_%s in access exclusive mode', trim.outbox);
+  execute format($q$update rowcast.trimmed as t set xid = greatest(t.xid,
+    coalesce((select o.xid from rowcast.outbox_%s as o order by o.xid desc limit 1), t.xid))$q$, trim.outbox);
+  execute format('truncate rowcast.outbox_%s', trim.outbox);
+  delete from rowcast.rotation as r where r.outbox = trim.outbox;
+  -- A replay from a mark that the trimmed changes were not visible in would be a gap.
+  delete from rowcast.marks as m
+    where pg_snapshot_xmin(m.snap) <= (select t.xid from rowcast.trimmed as t)
+      and m.at < (select max(at) from rowcast.marks);
+end $$;
+
+revoke all on all functions in schema rowcast from public;

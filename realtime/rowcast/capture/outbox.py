@@ -1,0 +1,82 @@
+"""The SQL that reads the outbox. Every statement also reads what has been trimmed: TRUNCATE is not MVCC-safe,
+and an older snapshot sees an empty table without an error.
+
+The outbox stands in a few tables, and a long transaction's rows may lie in two of them: each statement reads all.
+"""
+
+TABLES = ("rowcast.outbox_0", "rowcast.outbox_1", "rowcast.outbox_2")
+
+_ROW = "xid, seq, ord, relation, op, record, old_record, at"
+# Text, as asyncpg would round nothing but parse everything; the reader wants a number and bytes.
+_OUT = "xid::text::bigint as xid, seq, ord, relation, op::text as op, record, old_record, at"
+
+
+def _union(arm: str) -> str:
+    return "\nunion all\n".join(f"({arm.format(table=table)})" for table in TABLES)
+
+
+def _both(arm: str) -> str:
+    """The rows that were not visible in A: begun after it, or running then. Two index look-ups a table."""
+    return _union(arm.replace("{where}", "xid >= $1::text::xid8")) + "\nunion all\n" + _union(
+        arm.replace("{where}", "xid = any($2::text[]::xid8[])")
+    )
+
+
+# $1 xmax of A, $2 xip of A, $3 the most rows an arm may give: an arm that gives that many was cut.
+# The insert position is read after the snapshot was taken, so every commit the snapshot sees lies before it.
+LIVE = f"""
+with s as materialized (
+  select pg_current_snapshot()::text as snap,
+         pg_wal_lsn_diff(pg_current_wal_insert_lsn(), '0/0')::bigint as wal,
+         pg_wal_lsn_diff(pg_current_wal_flush_lsn(), '0/0')::bigint as flushed,
+         (select xid::text::bigint from rowcast.trimmed) as trimmed
+)
+select s.snap, s.wal, s.flushed, s.trimmed, o.* from s left join lateral (
+  select u.*, max(seq) over (partition by xid) as maxseq, max(at) over (partition by xid) as committed from (
+{_both(f"select {_OUT} from {{table}} where {{where}} limit $3")}
+  ) as u
+) as o on true
+order by o.maxseq, o.ord, o.seq
+"""
+
+# The transactions of the batch (A, B]; $3 is B.
+TRANSACTIONS = f"""
+select s.trimmed, t.* from (select xid::text::bigint as trimmed from rowcast.trimmed) as s left join lateral (
+  select xid::text::bigint as xid, max(seq) as maxseq, max(at) as committed, count(*) as changes from (
+{_both("select xid, seq, at from {table} where {where} and xid < pg_snapshot_xmax($3::text::pg_snapshot)")}
+  ) as u
+  where pg_visible_in_snapshot(xid, $3::text::pg_snapshot)
+  group by xid
+) as t on true
+order by t.maxseq
+"""
+
+# Whole transactions; $1 their xids.
+WHOLE = f"""
+select s.trimmed, o.* from (select xid::text::bigint as trimmed from rowcast.trimmed) as s left join lateral (
+{_union(f"select {_OUT} from {{table}} where xid = any($1::text[]::xid8[])")}
+) as o on true
+"""
+
+# A page of one transaction: $1 its xid, after ($2 ord, $3 seq), at most $4 rows. The limit stands in every arm:
+# over the plain union, Postgres would sort the whole transaction for each page.
+PART = f"""
+select s.trimmed, o.* from (select xid::text::bigint as trimmed from rowcast.trimmed) as s left join lateral (
+  select * from (
+{_union(f"select {_OUT} from {{table}} where xid = $1::text::xid8 and (ord, seq) > ($2, $3) order by ord, seq limit $4")}
+  ) as u order by ord, seq limit $4
+) as o on true
+order by o.ord, o.seq
+"""
+
+FLUSHED = "select pg_wal_lsn_diff(pg_current_wal_flush_lsn(), '0/0')::bigint"
+# A commit of our own that is flushed, and with it all before.
+FLUSH = "select pg_logical_emit_message(true, 'rowcast', '')"
+
+EPOCH = """
+select e.value::text || ':' || s.system_identifier || ':' || d.oid || ':'
+       || substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8) as epoch
+from rowcast.epoch as e, pg_control_system() as s, pg_database as d where d.datname = current_database()
+"""
+IN_RECOVERY = "select pg_is_in_recovery()"
+SNAPSHOT = "select pg_current_snapshot()::text"

@@ -1,0 +1,245 @@
+"""The reader: every committed change once, by the difference between two snapshots.
+
+Ids and xids are given before commit, so neither tells what is new. The reader keeps the snapshot of its last read;
+the next read returns every row whose transaction that snapshot does not see. Three rules make it exact:
+
+- A page is handed out only when the WAL is flushed up to where its snapshot was taken: after a crash, Postgres
+  gives unflushed xids out again, and a snapshot kept over that would lose their new owners.
+- Order is (maxseq, ord, seq), with maxseq over all rows of the transaction, before any filter.
+- A read from snapshot A is good if and only if xmin(A) is above the highest xid that was trimmed.
+
+The reader's place survives its connection: what was handed out is never read again, what was not always is.
+"""
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator, Iterable, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any, Final
+
+import asyncpg
+
+from rowcast.capture import outbox
+from rowcast.errors import DatabaseError
+from rowcast.model.position import EPOCH_BYTES, Order, Position, Snapshot
+
+_STATEMENT_SECONDS: Final = 60.0
+_FLUSH_AFTER: Final = 0.005
+_FLUSH_POLL: Final = 0.001
+_WAL_BLOCK: Final = 8192
+# The longer of the two page headers: an insert position within it has nothing before it left to flush.
+_WAL_PAGE_HEADER: Final = 40
+
+
+class HistoryLost(Exception):
+    """What followed the reader's place is gone: trimmed, or another history of the database."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A row of the outbox, as it was read. ``committed`` is the greatest time of its transaction."""
+
+    xid: int
+    order: Order
+    relation: int
+    op: str
+    record: str | None
+    old_record: str | None
+    committed: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Rows to hand out, in order, of the batch (``start``, ``end``]."""
+
+    start: Snapshot
+    end: Snapshot
+    rows: Sequence[Row]
+
+
+class Reader:
+    """Reads the outbox of one database, wherever its connection is.
+
+    ``size`` bounds the rows that are held at once, unless one transaction's page is cut at it too.
+    """
+
+    def __init__(self, size: int = 1_000) -> None:
+        self._size = size
+        self._place: Position | None = None
+        #: The snapshot of the last statement that read everything, handed out or not.
+        self.seen: Snapshot | None = None
+
+    @property
+    def place(self) -> Position | None:
+        """Up to where changes were handed out; None before the first ``open``."""
+        return self._place
+
+    async def open(self, connection: asyncpg.Connection) -> None:
+        """Begin at this moment, or go on from the place that was kept.
+
+        Raises HistoryLost, having begun anew, when the kept place belongs to another history of the database.
+        """
+        if await connection.fetchval(outbox.IN_RECOVERY):
+            raise DatabaseError("This Postgres is a standby. Point DATABASE_URL at the primary.")
+        # The planner has no good statistics of tables that are filled and truncated all day.
+        await connection.execute(
+            "set enable_seqscan = off; set enable_bitmapscan = off; set synchronous_commit = local;"
+            " set plan_cache_mode = force_generic_plan"
+        )
+        identity = str(await connection.fetchval(outbox.EPOCH))
+        epoch = hashlib.blake2b(identity.encode(), digest_size=EPOCH_BYTES).digest()
+        if self._place is None:
+            await self._begin(connection, epoch)
+        elif self._place.epoch != epoch:
+            await self._begin(connection, epoch)
+            raise HistoryLost("the database has another history than before")
+
+    async def restart(self, connection: asyncpg.Connection) -> None:
+        """Give up the place, and begin at this moment."""
+        assert self._place is not None
+        await self._begin(connection, self._place.epoch)
+
+    async def _begin(self, connection: asyncpg.Connection, epoch: bytes) -> None:
+        snapshot = Snapshot.parse(await connection.fetchval(outbox.SNAPSHOT))
+        # What the snapshot sees must not come undone in a crash.
+        async with asyncio.timeout(_STATEMENT_SECONDS):
+            await connection.execute(outbox.FLUSH)
+        self.seen = snapshot
+        self._place = Position(epoch, snapshot)
+
+    async def read(self, connection: asyncpg.Connection) -> AsyncIterator[Page]:
+        """Pages of what is new, in order. A page counts as handed out when the next one is asked for."""
+        assert self._place is not None, "open the reader first"
+        if self._place.end is None:
+            first = await self._live(connection)
+            if first is not None:
+                yield first
+                self._place = Position(self._place.epoch, first.end)
+                return
+        while self._place.end is not None:
+            async for page in self._paged(connection, self._place.start, self._place.end):
+                yield page
+                self._place = replace(self._place, order=page.rows[-1].order)
+            self._place = Position(self._place.epoch, self._place.end)
+
+    async def _live(self, connection: asyncpg.Connection) -> Page | None:
+        """The new rows in one page; None when there are none, or too many, which ``place`` then says."""
+        assert self._place is not None
+        start = self._place.start
+        async with asyncio.timeout(_STATEMENT_SECONDS):
+            found = await connection.fetch(outbox.LIVE, *_beyond(start), self._size + 1)
+        head = found[0]
+        _check(start, head["trimmed"])
+        end = Snapshot.parse(head["snap"])
+        wal = _flush_target(head["wal"])
+        if head["xid"] is None:
+            if head["flushed"] >= wal:
+                self._place = Position(self._place.epoch, end)
+            self.seen = end
+            return None
+        await self._flushed(connection, wal, head["flushed"])
+        if len(found) > self._size:
+            self._place = Position(self._place.epoch, start, end, Order(0, 0, 0))
+            return None
+        self.seen = end
+        return Page(start, end, [_row(record) for record in found])
+
+    async def _paged(
+        self, connection: asyncpg.Connection, start: Snapshot, end: Snapshot
+    ) -> AsyncIterator[Page]:
+        """What is left of a large batch: whole small transactions together, a large one by parts."""
+        assert self._place is not None
+        assert self._place.order is not None
+        after = self._place.order
+        found = await self._fetch(connection, start, outbox.TRANSACTIONS, *_beyond(start), str(end))
+        transactions = [record for record in found if record["maxseq"] >= after.maxseq]
+        group: list[asyncpg.Record] = []
+        held = 0
+        for transaction in transactions:
+            if transaction["maxseq"] == after.maxseq or transaction["changes"] > self._size:
+                if group:
+                    yield await self._whole(connection, start, end, group)
+                    group, held = [], 0
+                begin = after if transaction["maxseq"] == after.maxseq else Order(0, 0, 0)
+                async for page in self._parts(connection, start, end, transaction, begin):
+                    yield page
+                continue
+            if held + transaction["changes"] > self._size and group:
+                yield await self._whole(connection, start, end, group)
+                group, held = [], 0
+            group.append(transaction)
+            held += transaction["changes"]
+        if group:
+            yield await self._whole(connection, start, end, group)
+        self.seen = end
+
+    async def _whole(
+        self, connection: asyncpg.Connection, start: Snapshot, end: Snapshot, group: Iterable[asyncpg.Record]
+    ) -> Page:
+        of = {record["xid"]: record for record in group}
+        found = await self._fetch(connection, start, outbox.WHOLE, [str(xid) for xid in of])
+        rows = [_row(record, of[record["xid"]]) for record in found]
+        return Page(start, end, sorted(rows, key=lambda row: row.order.key()))
+
+    async def _parts(
+        self, connection: asyncpg.Connection, start: Snapshot, end: Snapshot, of: asyncpg.Record, after: Order
+    ) -> AsyncIterator[Page]:
+        while True:
+            found = await self._fetch(
+                connection, start, outbox.PART, str(of["xid"]), after.ord, after.seq, self._size
+            )
+            if not found:
+                return
+            rows = [_row(record, of) for record in found]
+            yield Page(start, end, rows)
+            after = rows[-1].order
+            if len(rows) < self._size:
+                return
+
+    async def _fetch(
+        self, connection: asyncpg.Connection, start: Snapshot, sql: str, *arguments: Any
+    ) -> list[asyncpg.Record]:
+        async with asyncio.timeout(_STATEMENT_SECONDS):
+            found = await connection.fetch(sql, *arguments)
+        _check(start, found[0]["trimmed"])
+        return [record for record in found if record["xid"] is not None]
+
+    async def _flushed(self, connection: asyncpg.Connection, wal: int, flushed: int) -> None:
+        """Wait until the WAL is flushed up to ``wal``, and flush it when nobody else does."""
+        async with asyncio.timeout(_STATEMENT_SECONDS):
+            loop = asyncio.get_running_loop()
+            deadline = loop.time() + _FLUSH_AFTER
+            while flushed < wal:
+                if loop.time() >= deadline:
+                    await connection.execute(outbox.FLUSH)
+                else:
+                    await asyncio.sleep(_FLUSH_POLL)
+                flushed = await connection.fetchval(outbox.FLUSHED)
+
+
+def _beyond(start: Snapshot) -> tuple[str, list[str]]:
+    return str(start.xmax), [str(xid) for xid in start.xip]
+
+
+def _check(start: Snapshot, trimmed: int) -> None:
+    if start.xmin <= trimmed:
+        raise HistoryLost("changes were trimmed before they were read")
+
+
+def _flush_target(wal: int) -> int:
+    within = wal % _WAL_BLOCK
+    return wal - within if within <= _WAL_PAGE_HEADER else wal
+
+
+def _row(record: asyncpg.Record, transaction: asyncpg.Record | None = None) -> Row:
+    of = transaction or record
+    return Row(
+        record["xid"],
+        Order(of["maxseq"], record["ord"], record["seq"]),
+        record["relation"],
+        record["op"],
+        record["record"],
+        record["old_record"],
+        of["committed"],
+    )
