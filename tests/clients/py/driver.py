@@ -1,0 +1,74 @@
+"""The official Python client, driven by JSON lines: commands on stdin, what the client saw on stdout.
+
+Commands: connect {url, key}, subscribe {channel, bindings}, unsubscribe {channel}, close. It runs with the
+Python of the clients' own virtual environment; the types of that package are not ours to check.
+"""
+
+import asyncio
+import importlib
+import json
+import sys
+from collections.abc import Callable
+from typing import Any
+
+# Not `import realtime`: in this checkout a folder of that name, which is no package, would be checked instead.
+realtime: Any = importlib.import_module("realtime")
+
+
+def say(event: str, **fields: Any) -> None:
+    print(json.dumps({"event": event, **fields}, default=str), flush=True)
+
+
+def report(event: str, channel: str) -> Callable[[Any], None]:
+    return lambda payload: say(event, channel=channel, payload=payload)
+
+
+class Driver:
+    """One client and its channels, by name."""
+
+    client: Any
+
+    def __init__(self) -> None:
+        self.channels: dict[str, Any] = {}
+
+    async def connect(self, url: str, key: str, **_: Any) -> None:
+        # Reconnecting soon, and for as long as a test lasts; everything else stays as people run it.
+        self.client = realtime.AsyncRealtimeClient(
+            f"{url}/realtime/v1", key, initial_backoff=0.1, max_retries=100
+        )
+        say("connected")
+
+    async def subscribe(self, channel: str, bindings: list[dict[str, str]]) -> None:
+        made = self.channels[channel] = self.client.channel(channel)
+        for binding in bindings:
+            made.on_postgres_changes(callback=report("change", channel), **binding)
+        made.on_system(report("system", channel))
+
+        def on_status(status: Any, error: Exception | None) -> None:
+            text = str(getattr(status, "value", status))
+            say("status", channel=channel, status=text, error=None if error is None else str(error))
+
+        await made.subscribe(on_status)
+
+    async def unsubscribe(self, channel: str) -> None:
+        await self.client.remove_channel(self.channels.pop(channel))
+        say("unsubscribed", channel=channel, result="ok")
+
+    async def close(self) -> None:
+        await self.client.close()
+        say("closed")
+
+
+async def main() -> None:
+    driver = Driver()
+    loop = asyncio.get_running_loop()
+    while line := await loop.run_in_executor(None, sys.stdin.readline):
+        command = json.loads(line)
+        name = command.pop("do")
+        await getattr(driver, name)(**command)
+        if name == "close":
+            return
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
