@@ -84,7 +84,7 @@ class Reader:
             raise DatabaseError("This Postgres is a standby. Point DATABASE_URL at the primary.")
         # The planner has no good statistics of tables that are filled and truncated all day.
         await connection.execute(
-            "set enable_seqscan = off; set enable_bitmapscan = off; set synchronous_commit = local;"
+            "set jit = off; set enable_seqscan = off; set enable_bitmapscan = off; set synchronous_commit = local;"
             " set plan_cache_mode = force_generic_plan"
         )
         identity = str(await connection.fetchval(outbox.EPOCH))
@@ -122,6 +122,11 @@ class Reader:
                 yield page
                 self._place = replace(self._place, order=page.rows[-1].order)
             self._place = Position(self._place.epoch, self._place.end)
+
+    def handed_out(self, page: Page, row: Row) -> None:
+        """A page was handed out only up to this row: the next read goes on after it."""
+        assert self._place is not None
+        self._place = Position(self._place.epoch, page.start, page.end, row.order)
 
     async def _live(self, connection: asyncpg.Connection) -> Page | None:
         """The new rows in one page; None when there are none, or too many, which ``place`` then says."""

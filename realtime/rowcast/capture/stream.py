@@ -1,0 +1,323 @@
+"""The stream of changes: reader, listener, retention and tables at work together, and what subscribers ask of it.
+
+Each part has a connection of its own and comes back by itself when that is lost; the reader's place is kept, so
+nothing is lost with it. What is handed to subscribers is in order, and only this module hands it out.
+"""
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Final, Protocol
+
+import asyncpg
+import structlog
+
+from rowcast.capture.listener import Listener
+from rowcast.capture.reader import HistoryLost, Page, Reader, Row
+from rowcast.capture.relations import Relations
+from rowcast.capture.retention import Retention
+from rowcast.capture.tables import Table, matching, reconcile
+from rowcast.capture.waker import Mode, Waker
+from rowcast.db.connection import REFUSED, connect, place
+from rowcast.errors import DatabaseError
+from rowcast.hub.feed import Subscribed, Subscriber
+from rowcast.hub.subscriptions import Subscriptions
+from rowcast.model.binding import Binding
+from rowcast.model.change import Change, Op, Relation
+from rowcast.model.claims import Claims
+from rowcast.model.position import encode_batch, encode_event
+
+_BACKOFF: Final = (0.1, 3.0)
+_TEND_SECONDS: Final = 0.25
+_RECONCILE_SECONDS: Final = 10.0
+_RECONCILE_RETRY: Final = 0.25
+_CAPTURE_WAIT: Final = 30.0
+_STATEMENT_SECONDS: Final = 10.0
+_OPS: Final = {"I": Op.INSERT, "U": Op.UPDATE, "D": Op.DELETE, "T": Op.TRUNCATE}
+_CATALOG_CHANGED: Final = "C"
+
+log = structlog.get_logger("rowcast.capture")
+
+
+class Rights(Protocol):
+    """Who may read a table: what ``auth.access`` gives."""
+
+    roles: frozenset[str]
+
+    def forget(self) -> None: ...
+    async def load(
+        self, connection: asyncpg.Connection, oids: Iterable[int], *, fresh: bool = False
+    ) -> None: ...
+    def refusal(self, role: str, oid: int) -> str | None: ...
+    def may_read(self, role: str, relation: Relation) -> bool: ...
+
+
+class Stream:
+    """Changes of one database, to its subscribers. ``run`` it; everything else may be called meanwhile."""
+
+    def __init__(
+        self,
+        *,
+        dsn: str,
+        direct_dsn: str,
+        subscriptions: Subscriptions,
+        rights: Rights,
+        retention: Retention,
+        pool: asyncpg.Pool,
+        page_size: int = 1_000,
+    ) -> None:
+        self._dsn, self._direct_dsn = dsn, direct_dsn
+        self._subscriptions, self._rights, self._retention = subscriptions, rights, retention
+        self._pool = pool
+        self._reader = Reader(page_size)
+        self._relations = Relations()
+        self._waker = Waker()
+        self._wake = asyncio.Event()
+        self._tables_changed = asyncio.Event()
+        self._listener = Listener(direct_dsn, self._waker, self._wake, self._catalog_news, self._listening)
+        self._begun = self._completed = 0
+        self._turn = asyncio.Event()
+        self._handed: tuple[Page, str, Row] | None = None
+        self._up: dict[str, bool] = {"listener": False, "reader": False, "keeper": False}
+
+    # What subscribers ask
+
+    @property
+    def position(self) -> str | None:
+        """From where to resume after the last change that was handed out; None before the first read."""
+        if self._handed is not None:
+            _, batch, row = self._handed
+            return encode_event(batch, row.order)
+        return None if self._reader.place is None else self._reader.place.encode()
+
+    @property
+    def mode(self) -> Mode:
+        """Whether this node's reader sleeps, polls, or follows another node's."""
+        return self._waker.mode
+
+    def faults(self) -> dict[str, str]:
+        """What keeps the stream from delivering, by part; empty when all is well."""
+        return {part: "not connected to the database" for part, up in self._up.items() if not up}
+
+    async def subscribe(
+        self, subscriber: Subscriber, bindings: Sequence[Binding], claims: Claims
+    ) -> Subscribed:
+        """Attach a subscriber, and return when a write made from now on is certain to be delivered."""
+        refused: list[str] = []
+        good: list[Binding] = []
+        for binding in bindings:
+            reason = await self._refusal(binding, claims.role)
+            if reason is None:
+                good.append(binding)
+            else:
+                refused.append(reason)
+        if not good or subscriber.gone:
+            self._subscriptions.detach(subscriber)
+            return Subscribed(tuple(refused), ok=False, position=None)
+        self._subscriptions.attach(subscriber, good, claims.role)
+        position = self.position
+        await self._read_once()
+        return Subscribed(tuple(refused), ok=True, position=position)
+
+    def unsubscribe(self, subscriber: Subscriber) -> None:
+        """Detach a subscriber. Nothing is sent to it from here on."""
+        subscriber.gone = True
+        self._subscriptions.detach(subscriber)
+
+    async def _refusal(self, binding: Binding, role: str) -> str | None:
+        """Why a binding cannot be subscribed; None when it can, with its tables captured by then."""
+        if role not in self._rights.roles:
+            return f'The role "{role}" is not one that this server assumes. Add it to ROWCAST_ROLES.'
+        found = await self._captured(binding)
+        if not found:
+            return (
+                "Unable to subscribe to changes with given parameters. Please check Realtime is enabled for the "
+                f"given connect parameters: {binding.describe()}"
+            )
+        reasons = [table.reason or self._rights.refusal(role, table.oid) for table in found]
+        if all(reason is not None for reason in reasons):
+            name = f"{found[0].schema}.{found[0].table}"
+            return (
+                f"Unable to subscribe to changes with given parameters. {name}: {reasons[0]} "
+                f"{binding.describe()}"
+            )
+        return None
+
+    async def _captured(self, binding: Binding) -> list[Table]:
+        """The tables that a binding asks for, once their triggers stand."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + _CAPTURE_WAIT
+        while True:
+            try:
+                async with self._pool.acquire(timeout=_STATEMENT_SECONDS) as connection:
+                    found = await matching(connection, binding)
+                    await self._rights.load(connection, [table.oid for table in found], fresh=True)
+            except REFUSED:
+                # The database is away: a subscription waits for it, as changes do.
+                await asyncio.sleep(_RECONCILE_RETRY)
+                continue
+            waiting = [table for table in found if not table.captured and table.reason is None]
+            if not waiting or loop.time() >= deadline:
+                return [table for table in found if table not in waiting]
+            self._tables_changed.set()
+            await asyncio.sleep(_RECONCILE_RETRY)
+
+    async def _read_once(self) -> None:
+        """Wait for a read that begins after this call."""
+        wanted = self._begun + 1
+        while self._completed < wanted:
+            self._wake.set()
+            await self._turn.wait()
+
+    # What runs
+
+    async def run(self) -> None:
+        """Read, listen, keep house, until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._forever("keeper", self._keep))
+            tasks.create_task(self._forever("reader", self._read))
+            tasks.create_task(self._forever("listener", self._listener.run))
+
+    async def _forever(self, part: str, work: Callable[[], Awaitable[None]]) -> None:
+        delay, told = _BACKOFF[0], False
+        while True:
+            began = time.monotonic()
+            try:
+                await work()
+            except (*REFUSED, asyncpg.PostgresError, DatabaseError) as error:
+                # A name and no arguments: an error's text may hold rows.
+                if not told or isinstance(error, DatabaseError):
+                    log.warning(
+                        "database_lost", part=part, database=place(self._dsn), error=type(error).__name__,
+                        detail=str(error) if isinstance(error, DatabaseError) else None,
+                    )  # fmt: skip
+                    told = True
+            self._up[part] = False
+            if time.monotonic() - began > _BACKOFF[1]:
+                delay, told = _BACKOFF[0], False
+            await asyncio.sleep(delay * (0.5 + random.random() / 2))
+            delay = min(delay * 2, _BACKOFF[1])
+
+    def _listening(self) -> None:
+        self._up["listener"] = True
+
+    def _catalog_news(self) -> None:
+        self._tables_changed.set()
+
+    async def _read(self) -> None:
+        connection = await connect(self._direct_dsn, purpose="reader")
+        try:
+            try:
+                await self._reader.open(connection)
+            except HistoryLost as lost:
+                self._lose(str(lost))
+            # What happened to the catalog meanwhile is not known.
+            self._rights.forget()
+            while True:
+                self._wake.clear()
+                self._begun += 1
+                try:
+                    changes = await self._hand_out(connection)
+                except HistoryLost as lost:
+                    await self._reader.restart(connection)
+                    self._lose(str(lost))
+                    changes = 0
+                self._up["reader"] = True
+                self._completed = self._begun
+                turn, self._turn = self._turn, asyncio.Event()
+                turn.set()
+                assert self._reader.seen is not None
+                self._listener.read(changes, self._reader.seen.xmin)
+                if changes:
+                    self._retention.changed()
+                await self._rest()
+        finally:
+            connection.terminate()
+
+    async def _rest(self) -> None:
+        try:
+            async with asyncio.timeout(self._waker.pause(time.monotonic())):
+                await self._wake.wait()
+        except TimeoutError:
+            return
+
+    async def _hand_out(self, connection: asyncpg.Connection) -> int:
+        changes = 0
+        place_ = self._reader.place
+        assert place_ is not None
+        try:
+            async for page in self._reader.read(connection):
+                await self._relations.load(connection, {row.relation for row in page.rows if row.relation})
+                batch = encode_batch(place_.epoch, page.start, page.end)
+                oids = {self._relations[row.relation].oid for row in page.rows if row.relation}
+                await self._rights.load(connection, oids)
+                for row in page.rows:
+                    if row.op == _CATALOG_CHANGED:
+                        self._rights.forget()
+                        self._tables_changed.set()
+                        await self._rights.load(connection, oids)
+                    else:
+                        self._publish(row, batch)
+                    self._handed = (page, batch, row)
+                changes += len(page.rows)
+                # The next page may be long in coming; others have their turn between two pages.
+                await asyncio.sleep(0)
+        except BaseException:
+            if self._handed is not None:
+                page, _, row = self._handed
+                self._reader.handed_out(page, row)
+            raise
+        finally:
+            self._handed = None
+        return changes
+
+    def _publish(self, row: Row, batch: str) -> None:
+        relation, op = self._relations[row.relation], _OPS[row.op]
+        if not self._subscriptions.heard(relation, op):
+            return
+        change = Change(
+            relation=relation,
+            op=op,
+            record=None if row.record is None else row.record.encode(),
+            old_record=None if row.old_record is None else row.old_record.encode(),
+            seq=row.order.seq,
+            position=encode_event(batch, row.order),
+            commit_timestamp=f"{row.committed:%Y-%m-%dT%H:%M:%S}.{row.committed.microsecond // 1000:03}Z",
+        )
+        self._subscriptions.publish(change, self._rights.may_read)
+
+    def _lose(self, reason: str) -> None:
+        """Tell every subscriber that changes may be missing: their channels end, and they join again."""
+        log.error("gap", reason=reason, subscribers=len(self._subscriptions))
+        self._handed = None
+        for subscriber in self._subscriptions.subscribers():
+            self._subscriptions.detach(subscriber)
+            subscriber.lost()
+
+    async def _keep(self) -> None:
+        connection = await connect(self._direct_dsn, purpose="keeper")
+        try:
+            if await connection.fetchval("select pg_is_in_recovery()"):
+                raise DatabaseError("This Postgres is a standby. Point DATABASE_URL at the primary.")
+            await self._retention.renew(connection)
+            reconciled = 0.0
+            self._tables_changed.set()
+            while True:
+                now = time.monotonic()
+                if self._tables_changed.is_set() or now - reconciled >= _RECONCILE_SECONDS:
+                    self._tables_changed.clear()
+                    self._rights.forget()
+                    reconciled = now if await reconcile(connection) else now - _RECONCILE_SECONDS
+                self._up["keeper"] = True
+                if self._waker.mode is not Mode.FOLLOWING:
+                    await self._retention.tend(connection)
+                    if (commit := self._retention.commit_seconds) is not None:
+                        self._waker.commit_seconds = commit
+                try:
+                    async with asyncio.timeout(_TEND_SECONDS):
+                        await self._tables_changed.wait()
+                except TimeoutError:
+                    continue
+        finally:
+            connection.terminate()

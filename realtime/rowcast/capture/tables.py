@@ -1,0 +1,99 @@
+"""Triggers follow the publication: what the event triggers could not do at once is done here, in the background.
+
+CREATE TRIGGER waits for open writers and blocks new ones behind it, so it runs with a short lock timeout and is
+tried again; never because a client joined.
+"""
+
+import asyncio
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import asyncpg
+import structlog
+
+from rowcast.db.connection import ADVISORY_TABLES
+from rowcast.model.binding import WILDCARD, Binding
+
+_LOCK_TIMEOUT = "50ms"
+_STATEMENT_SECONDS = 60.0
+_RETRY_SECONDS = 0.05
+
+log = structlog.get_logger("rowcast.tables")
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table of the publication, under the name its changes carry. ``reason`` says why it is not captured."""
+
+    oid: int
+    schema: str
+    table: str
+    captured: bool
+    reason: str | None
+
+
+_MATCHING = """
+select w.root as oid, n.nspname as schema, k.relname as table,
+       bool_and(c.relid is not null and c.enabled or coalesce(w.refusal = 'its partitions are captured', false)) as captured,
+       max(w.refusal) as refusal, bool_or(not c.enabled) as disabled
+from rowcast.wanted_tables() as w
+join pg_class as k on k.oid = w.root join pg_namespace as n on n.oid = k.relnamespace
+left join rowcast.captured as c on c.relid = w.relid
+where ($1 = '*' or n.nspname = $1) and ($2 = '*' or k.relname = $2)
+group by 1, 2, 3
+"""
+
+
+async def matching(connection: asyncpg.Connection, binding: Binding) -> list[Table]:
+    """The tables of the publication that a binding asks for."""
+    found = await connection.fetch(_MATCHING, binding.schema or WILDCARD, binding.table or WILDCARD)
+    return [
+        Table(
+            record["oid"],
+            record["schema"],
+            record["table"],
+            record["captured"],
+            record["refusal"] or ("its triggers are disabled" if record["disabled"] else None),
+        )
+        for record in found
+    ]
+
+
+async def reconcile(connection: asyncpg.Connection) -> bool:
+    """Install and remove triggers until they are what the publication wants, as far as locks allow.
+
+    Returns whether all is done. Nodes take turns: one that finds another at work leaves it to that one.
+    """
+    async with asyncio.timeout(_STATEMENT_SECONDS):
+        if not await connection.fetchval("select pg_try_advisory_lock($1)", ADVISORY_TABLES):
+            return False
+        try:
+            stale: Sequence[int] = [
+                record["oid"] for record in await connection.fetch("select * from rowcast.stale_tables() as t (oid)")
+            ]
+            done = True
+            for oid in stale:
+                done = await _install(connection, oid) and done
+            return done
+        finally:
+            if not connection.is_closed():
+                await connection.execute("select pg_advisory_unlock($1)", ADVISORY_TABLES)
+
+
+async def _install(connection: asyncpg.Connection, oid: int) -> bool:
+    name = await connection.fetchval("select $1::oid::regclass::text", oid)
+    try:
+        async with connection.transaction():
+            await connection.execute(f"set local lock_timeout = '{_LOCK_TIMEOUT}'")
+            captured = await connection.fetchval("select rowcast.install($1)", oid)
+    except asyncpg.LockNotAvailableError:
+        await asyncio.sleep(_RETRY_SECONDS * (1 + random.random()))
+        return False
+    except (asyncpg.UndefinedTableError, asyncpg.UndefinedObjectError, asyncpg.InternalServerError):
+        return False  # it was dropped or changed at this moment
+    except asyncpg.InsufficientPrivilegeError as error:
+        log.error("table_not_captured", table=name, reason=str(error), remedy="run the server as the table's owner")
+        return True
+    log.info("table_captured" if captured else "table_released", table=name)
+    return True
