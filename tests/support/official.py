@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -99,7 +98,7 @@ class Driven:
 async def drive(official: Official) -> AsyncIterator[Driven]:
     """Run a client's driver; it is ended when the block is left."""
     process = await asyncio.create_subprocess_exec(
-        *official.command(), stdin=PIPE, stdout=PIPE, stderr=sys.stderr.fileno(), limit=_LINE_LIMIT
+        *official.command(), stdin=PIPE, stdout=PIPE, limit=_LINE_LIMIT
     )
     try:
         yield Driven(official, process)
@@ -113,11 +112,10 @@ async def drive(official: Official) -> AsyncIterator[Driven]:
         transport.close()
 
 
-def _matches(event: Mapping[str, Any], expected: Mapping[str, Any]) -> bool:
-    return all(
-        _matches(event.get(name, {}), value) if isinstance(value, dict) else event.get(name) == value
-        for name, value in expected.items()
-    )
+def _matches(found: Any, expected: Any) -> bool:
+    if not isinstance(expected, dict):
+        return bool(found == expected)
+    return isinstance(found, dict) and all(_matches(found.get(name), expected[name]) for name in expected)
 
 
 def _check_installed(path: Path) -> None:

@@ -11,12 +11,17 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-# Not `import realtime`: in this checkout a folder of that name, which is no package, would be checked instead.
+# Not `import realtime`: type checkers would take the folder of that name in this checkout for it.
 realtime: Any = importlib.import_module("realtime")
 
 
 def say(event: str, **fields: Any) -> None:
-    print(json.dumps({"event": event, **fields}, default=str), flush=True)
+    print(json.dumps({"event": event, **fields}, default=plain), flush=True)
+
+
+def plain(value: Any) -> Any:
+    """What JSON has no word for: the client's payloads, which are models, and anything else as text."""
+    return value.model_dump(mode="json") if hasattr(value, "model_dump") else str(value)
 
 
 def report(event: str, channel: str) -> Callable[[Any], None]:
