@@ -103,6 +103,8 @@ insert into rowcast.rotation (outbox, switched_at) values (0, clock_timestamp())
 create table rowcast.relations (
   id int generated always as identity primary key,
   oid oid not null,
+  -- The table whose name, rights and policies count: the topmost published ancestor of a partition.
+  root oid not null,
   fingerprint text not null,
   schema_name text not null,
   table_name text not null,

@@ -38,6 +38,8 @@ declare
   present constant int := (select last_value from rowcast.current_outbox);
   following constant int := (present + 1) % 3;
 begin
+  -- A sequence keeps its value when the transaction that set it rolls back.
+  insert into rowcast.rotation (outbox, switched_at) values (present, clock_timestamp()) on conflict do nothing;
   if exists (select from rowcast.rotation where outbox = following)
      or not exists (
        select from rowcast.rotation where outbox = present

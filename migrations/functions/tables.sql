@@ -94,7 +94,7 @@ begin
                    where a.attrelid = t.oid and a.attnum = any (x.indkey)
                      and case t.relreplident when 'i' then x.indisreplident when 'd' then x.indisprimary end), '{}')
            as key_columns,
-         t.relreplident as identity_kind,
+         t.relreplident as identity_kind, k.oid as root_oid,
          (t.relrowsecurity or k.relrowsecurity) as rls
     into strict described
     from pg_class as t
@@ -120,8 +120,8 @@ begin
     where r.oid = relation_version.of and r.fingerprint = md5(described::text);
   if not found then
     insert into rowcast.relations as r
-      (oid, fingerprint, schema_name, table_name, columns, identity, omitted, rls)
-    values (relation_version.of, md5(described::text), described.schema_name, described.table_name,
+      (oid, root, fingerprint, schema_name, table_name, columns, identity, omitted, rls)
+    values (relation_version.of, described.root_oid, md5(described::text), described.schema_name, described.table_name,
             described.columns, described.key_columns, described.omitted, described.rls)
     -- Another node may be describing it at this moment: then take its row.
     on conflict (oid, fingerprint) do update set rls = excluded.rls

@@ -1,0 +1,48 @@
+"""What a channel is to the hub, and what the source of changes is to the web."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from rowcast.hub.lanes import Lane
+from rowcast.model.binding import Binding
+from rowcast.model.claims import Claims
+from rowcast.protocol.messages import Version
+
+
+@dataclass(eq=False, slots=True)
+class Subscriber:
+    """One joined channel. ``lost`` is called when the feed can no longer say what the subscriber missed.
+
+    ``gone`` is set once it has been unsubscribed: a subscription that is still being made then comes to nothing.
+    """
+
+    topic: str
+    version: Version
+    lane: Lane
+    lost: Callable[[], None]
+    gone: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Subscribed:
+    """What became of a subscription: why bindings were refused, and whether any other is heard from now on."""
+
+    refused: tuple[str, ...]
+    ok: bool
+    position: str | None
+
+
+class Feed(Protocol):
+    """A source of changes."""
+
+    @property
+    def position(self) -> str | None:
+        """From where to resume after the last change that was handed out."""
+        ...
+
+    async def subscribe(
+        self, subscriber: Subscriber, bindings: Sequence[Binding], claims: Claims
+    ) -> Subscribed: ...
+
+    def unsubscribe(self, subscriber: Subscriber) -> None: ...

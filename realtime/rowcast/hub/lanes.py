@@ -1,0 +1,123 @@
+"""A connection's outgoing queue, bounded in bytes.
+
+Frames that wait in one turn of the event loop are joined into one write. The lane keeps its own queue and leaves
+little in the transport, so that a slow consumer's unsent bytes are ours to drop. Over the limit the queue is
+dropped and the connection closed with a code of its own: nothing is lost, since the client subscribes again.
+After a close frame nothing is ever written. Everything here runs on the event loop only, and nothing waits.
+"""
+
+import asyncio
+from collections import deque
+from typing import Final, Protocol
+
+from rowcast.protocol.frames import close_frame
+
+#: Close code for a client that does not read as fast as it is sent to.
+SLOW_CONSUMER: Final = 4008
+SERVICE_RESTART: Final = 1012
+_ABORT_SECONDS: Final = 5.0
+_LOW_MARK: Final = 64 * 1024
+_WRITE_SIZE: Final = 256 * 1024
+
+
+class Sink(Protocol):
+    """Where a lane writes: a transport, or an ASGI server's ``send``."""
+
+    def waiting(self) -> int:
+        """Bytes that were written and have not left yet."""
+        ...
+
+    def write(self, data: bytes, frames: int) -> None:
+        """Send whole frames, joined. May be called only while little is waiting."""
+        ...
+
+    def close(self, frame: bytes, code: int, reason: str) -> None:
+        """Send a close frame as the last thing."""
+        ...
+
+    def abort(self) -> None:
+        """Drop the connection at once."""
+        ...
+
+
+class Lane:
+    """The queue of one connection."""
+
+    __slots__ = ("_abort_timer", "_closing", "_frames", "_limit", "_loop", "_queued", "_scheduled", "_sink", "closed")
+
+    def __init__(self, sink: Sink, limit: int, loop: asyncio.AbstractEventLoop | None = None) -> None:
+        self._sink = sink
+        self._limit = limit
+        self._loop = loop or asyncio.get_running_loop()
+        self._frames: deque[bytes] = deque()
+        self._queued = 0
+        self._scheduled = False
+        self._closing: tuple[int, str] | None = None
+        self._abort_timer: asyncio.TimerHandle | None = None
+        #: Whether a close frame was written, or the peer is gone: nothing is written any more.
+        self.closed = False
+
+    @property
+    def queued(self) -> int:
+        """Bytes that wait in the lane."""
+        return self._queued
+
+    def push(self, frame: bytes) -> None:
+        """Send a whole frame, soon. Never blocks and never raises; a closed lane drops it."""
+        if self.closed or self._closing is not None:
+            return
+        # One frame larger than the limit may still go, alone.
+        if self._queued and self._queued + len(frame) > self._limit:
+            self._cut()
+            return
+        self._frames.append(frame)
+        self._queued += len(frame)
+        self._schedule()
+
+    def close(self, code: int, reason: str = "") -> None:
+        """Close the connection once what is queued has been written."""
+        if self.closed or self._closing is not None:
+            return
+        self._closing = (code, reason)
+        self._abort_timer = self._loop.call_later(_ABORT_SECONDS, self._sink.abort)
+        self._schedule()
+
+    def end(self) -> None:
+        """The connection is gone, or somebody else wrote the close frame."""
+        self.closed = True
+        self._frames.clear()
+        self._queued = 0
+        if self._abort_timer is not None:
+            self._abort_timer.cancel()
+            self._abort_timer = None
+
+    def flush(self) -> None:
+        """Write what the sink takes now; called by the loop, and when the sink has room again."""
+        self._scheduled = False
+        if self.closed:
+            return
+        while self._frames and self._sink.waiting() < _LOW_MARK:
+            self._write_some()
+        if not self._frames and self._closing is not None:
+            self.closed = True
+            self._sink.close(close_frame(*self._closing), *self._closing)
+
+    def _write_some(self) -> None:
+        parts, size = [], 0
+        while self._frames and (not parts or size + len(self._frames[0]) <= _WRITE_SIZE):
+            frame = self._frames.popleft()
+            parts.append(frame)
+            size += len(frame)
+        self._queued -= size
+        self._sink.write(parts[0] if len(parts) == 1 else b"".join(parts), len(parts))
+
+    def _cut(self) -> None:
+        """The client is too slow: drop what waits, say so, and do not wait for it."""
+        self._frames.clear()
+        self._queued = 0
+        self.close(SLOW_CONSUMER, "slow consumer: subscribe again")
+
+    def _schedule(self) -> None:
+        if not self._scheduled:
+            self._scheduled = True
+            self._loop.call_soon(self.flush)
