@@ -55,20 +55,20 @@ clean: ## delete what was installed and built here
 $(BIN)/.run: requirements/run.txt $(PROJECTS)
 	@python=$$(scripts/find-python) && { [ -x $(BIN)/python ] || "$$python" -m venv .venv; }
 	@echo "Installing what Rowcast needs into .venv (half a minute the first time)"
-	@$(BIN)/pip install --quiet --progress-bar on -r requirements/run.txt
+	@$(BIN)/pip install -r requirements/run.txt
 	@$(BIN)/pip install --quiet --no-deps --no-build-isolation -e ./sdk -e .
 	@touch $@
 
 $(BIN)/.dev: requirements/dev.txt $(BIN)/.run
 	@echo "Installing what the tests need into .venv (a minute the first time)"
-	@$(BIN)/pip install --quiet --progress-bar on -r requirements/dev.txt
+	@$(BIN)/pip install -r requirements/dev.txt
 	@touch $@
 
 # The official Python client asks for an older websockets than we use: it lives apart.
 .venv-clients/.done: requirements/clients.txt
 	@python=$$(scripts/find-python) && "$$python" -m venv --clear .venv-clients
 	@echo "Installing the official Python client into .venv-clients"
-	@.venv-clients/bin/pip install --quiet --progress-bar on -r requirements/clients.txt
+	@.venv-clients/bin/pip install -r requirements/clients.txt
 	@touch $@
 
 # Node comes from a wheel too: the newest client needs a newer one than many machines have.

@@ -1,6 +1,7 @@
 """A Postgres of our own: started, crashed, recovered, and never left behind."""
 
 import os
+import shutil
 import signal
 import socket
 import stat
@@ -15,7 +16,7 @@ import pytest
 from rowcast.dev import processes
 from rowcast.dev.account import Account, AccountError, current_account
 from rowcast.dev.binaries import WHEELS, BinariesNotFoundError, find_binaries
-from rowcast.dev.postgres import Postgres, PostgresError, free_port, temporary_home
+from rowcast.dev.postgres import Postgres, PostgresError, free_port, kept_home, temporary_home
 from support import databases
 
 StartCluster = Callable[..., Postgres]
@@ -173,6 +174,27 @@ def test_a_folder_closed_to_the_account_is_refused_and_not_opened(tmp_path: Path
     with pytest.raises(AccountError, match="'somebody'"):
         other.check_reaches(closed / "data")
     assert stat.S_IMODE(closed.stat().st_mode) == 0o700
+
+
+def test_kept_data_lies_in_the_project_or_where_the_account_can_enter(tmp_path: Path) -> None:
+    home = kept_home(tmp_path)
+    account = current_account()
+    account.check_reaches(home / "data")
+    # pytest's folders are closed to others: root's Postgres, which is another account's, goes elsewhere.
+    assert home.is_relative_to(account.home if account.switch else tmp_path)
+    assert home != kept_home(tmp_path / "another project")
+
+
+def test_missing_folders_on_the_way_are_made_so_that_the_account_can_enter() -> None:
+    top = temporary_home()
+    top.chmod(0o711)
+    before = os.umask(0o077)
+    try:
+        with Postgres(top / "a" / "b", find_binaries(current_account()), durable=False) as server:
+            assert _fetch(server.dsn, "select 1") == 1
+    finally:
+        os.umask(before)
+        shutil.rmtree(top)
 
 
 def test_missing_programs_are_an_error_that_names_where_was_looked(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -42,6 +42,14 @@ class Account:
         if self.switch:
             os.chown(path, self.uid, self.gid)
 
+    def make_way(self, folder: Path) -> None:
+        """Make ``folder`` and its missing parents, so that the account can pass through them."""
+        missing = [path for path in (folder, *folder.parents) if not path.exists()]
+        for path in reversed(missing):
+            path.mkdir(exist_ok=True)
+            if self.switch:
+                path.chmod(0o755)  # whatever the umask took away
+
     def check_reaches(self, path: Path) -> None:
         """Raise AccountError if a folder on the way to ``path`` is closed to the account."""
         if not self.switch:
@@ -70,14 +78,6 @@ def current_account() -> Account:
         "PostgreSQL does not run as root, and this machine has neither an account 'postgres' nor 'nobody'. "
         "Make one (useradd --system postgres), or run this under another account than root."
     )
-
-
-def make_reachable(folder: Path) -> None:
-    """Make ``folder`` and its missing parents, open to everybody for passing through."""
-    missing = [path for path in (folder, *folder.parents) if not path.exists()]
-    for path in reversed(missing):
-        path.mkdir(mode=0o755, exist_ok=True)
-        path.chmod(0o755)  # the umask may have taken bits away
 
 
 def _state_home() -> Path:

