@@ -8,15 +8,15 @@ After a close frame nothing is ever written. Everything here runs on the event l
 
 import asyncio
 from collections import deque
+from collections.abc import Sequence
 from typing import Final, Protocol
-
-from rowcast.protocol.frames import close_frame
 
 #: Close code for a client that does not read as fast as it is sent to.
 SLOW_CONSUMER: Final = 4008
 SERVICE_RESTART: Final = 1012
 _ABORT_SECONDS: Final = 5.0
-_LOW_MARK: Final = 64 * 1024
+#: A sink with no more than this waiting is written to. It says when it has room again.
+LOW_MARK: Final = 64 * 1024
 _WRITE_SIZE: Final = 256 * 1024
 
 
@@ -27,11 +27,11 @@ class Sink(Protocol):
         """Bytes that were written and have not left yet."""
         ...
 
-    def write(self, data: bytes, frames: int) -> None:
-        """Send whole frames, joined. May be called only while little is waiting."""
+    def write(self, frames: Sequence[bytes]) -> None:
+        """Send whole frames, in one write where that is possible. Called only while little is waiting."""
         ...
 
-    def close(self, frame: bytes, code: int, reason: str) -> None:
+    def close(self, code: int, reason: str) -> None:
         """Send a close frame as the last thing."""
         ...
 
@@ -96,20 +96,21 @@ class Lane:
         self._scheduled = False
         if self.closed:
             return
-        while self._frames and self._sink.waiting() < _LOW_MARK:
+        while self._frames and self._sink.waiting() <= LOW_MARK:
             self._write_some()
         if not self._frames and self._closing is not None:
             self.closed = True
-            self._sink.close(close_frame(*self._closing), *self._closing)
+            self._sink.close(*self._closing)
 
     def _write_some(self) -> None:
-        parts, size = [], 0
+        parts: list[bytes] = []
+        size = 0
         while self._frames and (not parts or size + len(self._frames[0]) <= _WRITE_SIZE):
             frame = self._frames.popleft()
             parts.append(frame)
             size += len(frame)
         self._queued -= size
-        self._sink.write(parts[0] if len(parts) == 1 else b"".join(parts), len(parts))
+        self._sink.write(parts)
 
     def _cut(self) -> None:
         """The client is too slow: drop what waits, say so, and do not wait for it."""

@@ -1,8 +1,8 @@
-"""Who a subscriber is: the verified content of a token."""
+"""Who a subscriber is: the verified content of a token, or why it was not accepted."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,3 +15,25 @@ class Claims:
     role: str
     expires_at: float
     raw: Mapping[str, Any]
+
+
+class TokenError(Exception):
+    """A token that is not accepted.
+
+    ``code`` and ``text`` make the reason of a refused join; ``handshake`` is the text of a refused handshake.
+    """
+
+    def __init__(self, code: str, text: str, handshake: str | None = None) -> None:
+        super().__init__(text)
+        self.code, self.text = code, text
+        self.handshake = text if handshake is None else handshake
+
+    @classmethod
+    def expired(cls, seconds: float) -> Self:
+        """A token that was good until so many seconds ago."""
+        return cls("InvalidJWTToken", f"Token has expired {int(seconds)} seconds ago", "Token has expired")
+
+    @property
+    def reason(self) -> str:
+        """As a refused join's reply says it."""
+        return f"{self.code}: {self.text}"

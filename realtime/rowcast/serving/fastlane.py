@@ -1,0 +1,94 @@
+"""The fast lane: uvicorn's WebSocket protocol, with its transport handed to the hub.
+
+Handshake, ping, pong and closing stay the library's. Data frames are made once for all connections and written to
+the transport without ``await``; what the library writes goes between whole frames. Once either side has written a
+close frame, neither writes again.
+"""
+
+from collections.abc import Sequence
+
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.frames import Frame
+from websockets.http11 import Request
+
+from rowcast.hub.lanes import LOW_MARK, SERVICE_RESTART, Lane
+
+FAST_LANE = "rowcast.fastlane"
+_CLOSE_SECONDS = 5.0
+
+
+class FastLane(WebSocketsSansIOProtocol):
+    """A connection whose lane writes to the transport."""
+
+    lane: Lane | None = None
+
+    def open_lane(self, limit: int) -> Lane:
+        """The lane of this connection, bounded to ``limit`` bytes."""
+        self.transport.set_write_buffer_limits(high=LOW_MARK)
+        self.lane = Lane(self, limit, self.loop)
+        return self.lane
+
+    # What the lane does
+
+    def waiting(self) -> int:
+        return self.transport.get_write_buffer_size()
+
+    def write(self, frames: Sequence[bytes]) -> None:
+        if not (self.close_sent or self.transport.is_closing()):
+            self.transport.write(frames[0] if len(frames) == 1 else b"".join(frames))
+
+    def close(self, code: int, reason: str) -> None:
+        if self.close_sent or self.transport.is_closing():
+            return
+        self.stop_keepalive()
+        self.queue.put_nowait({"type": "websocket.disconnect", "code": code, "reason": reason})
+        self.conn.send_close(code, reason)
+        self.transport.write(b"".join(self.conn.data_to_send()))
+        self.close_sent = True
+        # Reading goes on, for the client's own close frame.
+        if self.read_paused:
+            self.read_paused = False
+            self.transport.resume_reading()
+        # A close() with unsent bytes would wait for ever.
+        self.close_timer = self.loop.call_later(_CLOSE_SECONDS, self.transport.abort)
+
+    def abort(self) -> None:
+        self.transport.abort()
+
+    # What the library does
+
+    def handle_connect(self, event: Request) -> None:
+        super().handle_connect(event)
+        if not self.close_sent:
+            self.scope["extensions"][FAST_LANE] = self  # type: ignore[index]
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self.lane is not None:
+            self.lane.flush()
+
+    def handle_close(self, event: Frame) -> None:
+        self._end_lane()
+        super().handle_close(event)
+
+    def handle_parser_exception(self) -> None:
+        self._end_lane()
+        super().handle_parser_exception()
+
+    def keepalive_timeout(self) -> None:
+        self._end_lane()
+        super().keepalive_timeout()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._end_lane()
+        super().connection_lost(exc)
+
+    def shutdown(self) -> None:
+        if self.lane is None or self.lane.closed:
+            super().shutdown()
+        else:
+            self.lane.close(SERVICE_RESTART, "the server is restarting")
+
+    def _end_lane(self) -> None:
+        if self.lane is not None:
+            self.lane.end()

@@ -1,0 +1,48 @@
+"""uvicorn, as this server needs it: our fast lane, and no address with a key in any log."""
+
+import logging
+import socket
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from rowcast.serving.fastlane import FastLane
+
+_DRAIN_SECONDS = 10
+
+
+class _NoAddresses(logging.Filter):
+    """uvicorn logs each handshake's URL, which holds the key, and calls a refused one an error."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        message = record.msg if isinstance(record.msg, str) else ""
+        return '"WebSocket' not in message and "without completing handshake" not in message
+
+
+def make_server(
+    app: ASGIApp, *, host: str, port: int, max_frame: int, log_level: str, lifespan: str = "on"
+) -> uvicorn.Server:
+    """A server, ready to ``serve``. ``max_frame`` in bytes bounds a client's message."""
+    logging.getLogger("uvicorn.error").addFilter(_NoAddresses())
+    config = uvicorn.Config(
+        app,
+        host=host,
+        port=port,
+        ws=FastLane,
+        ws_max_size=max_frame,
+        # A compressed frame could not be shared.
+        ws_per_message_deflate=False,
+        access_log=False,
+        log_level=log_level,
+        log_config=None,
+        lifespan=lifespan,  # type: ignore[arg-type]
+        server_header=False,
+        timeout_graceful_shutdown=_DRAIN_SECONDS,
+    )
+    return uvicorn.Server(config)
+
+
+def bound_port(server: uvicorn.Server) -> int:
+    """The port that a started server listens on: of use where it was asked for any."""
+    listening: socket.socket = server.servers[0].sockets[0]
+    return int(listening.getsockname()[1])

@@ -1,0 +1,54 @@
+"""One joined channel of a connection.
+
+    event            what is sent                                             then
+    join             reply ok; later a `system` message for its bindings      joined
+    join refused     reply error                                              (no channel)
+    leave            reply ok, phx_close                                      gone
+    join again       reply of the new join, phx_close of the old (not 1.0.0)  the new one
+    token expired,   `system` error, phx_close                                gone
+    or a bad one
+    history lost     phx_error                                                gone; the client joins again
+
+The reply of a join is the first message of its channel: everything else is made from here, after it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rowcast.model.binding import Binding
+from rowcast.model.claims import Claims
+from rowcast.protocol.messages import Ref, ServerMessage
+
+PREFIX = "realtime:"
+
+
+@dataclass(slots=True)
+class Channel:
+    """State of a joined channel. ``key`` is unique in its connection; ``join_ref`` is that of its join."""
+
+    key: int
+    topic: str
+    join_ref: Ref
+    claims: Claims
+    token: str
+    bindings: Sequence[Binding]
+    attempt: int = 0
+    attached: bool = False
+
+    @property
+    def name(self) -> str:
+        """The topic without its prefix, as `system` messages show it."""
+        return self.topic.removeprefix(PREFIX)
+
+    def push(self, event: str, payload: dict[str, object]) -> ServerMessage:
+        """A message of the channel itself."""
+        return ServerMessage(self.topic, event, payload, None, self.join_ref)
+
+    def system(self, status: str, message: str, extension: str, **more: object) -> ServerMessage:
+        """A ``system`` message."""
+        payload = {"message": message, "status": status, "extension": extension, "channel": self.name}
+        return self.push("system", {**payload, **more})
+
+    def end(self, event: str) -> ServerMessage:
+        """``phx_close`` or ``phx_error``: both references are the join's."""
+        return ServerMessage(self.topic, event, {}, self.join_ref, self.join_ref)

@@ -1,0 +1,48 @@
+"""What a conversation wants done: values that the web layer carries out, in order."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rowcast.model.binding import Binding
+from rowcast.model.claims import Claims
+from rowcast.protocol.messages import ServerMessage
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Send a message, after ``delay`` seconds."""
+
+    message: ServerMessage
+    delay: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Attach:
+    """Subscribe a channel's bindings, and report by ``Connection.attached``.
+
+    ``channel`` tells one life of a channel from the next. A channel that was attached is attached anew.
+    """
+
+    channel: int
+    topic: str
+    bindings: Sequence[Binding]
+    claims: Claims
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class Detach:
+    """Unsubscribe a channel."""
+
+    channel: int
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    """Close the connection."""
+
+    code: int
+    reason: str = ""
+
+
+Want = Send | Attach | Detach | Close

@@ -1,0 +1,24 @@
+"""What the web layer is handed by the runtime."""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from rowcast.hub.feed import Feed
+from rowcast.session.connection import Limits, Verify
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """The parts that requests use. ``faults`` says why the server is not ready; empty when it is.
+
+    ``lane_limit`` in bytes, ``handshake_delay`` (of a refused handshake) in seconds; ``clock`` is Unix time.
+    """
+
+    feed: Feed
+    verify: Verify
+    limits: Limits
+    lane_limit: int
+    handshake_delay: float
+    faults: Callable[[], Mapping[str, str]]
+    clock: Callable[[], float] = time.time

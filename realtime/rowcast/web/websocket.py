@@ -1,0 +1,191 @@
+"""The WebSocket endpoint: the handshake, the loop that receives, and what a conversation wants done.
+
+The loop never waits for anything but the next frame: what takes time runs beside it.
+"""
+
+import asyncio
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import structlog
+from starlette.requests import HTTPConnection
+from starlette.responses import JSONResponse, Response
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from rowcast.hub.feed import Subscriber
+from rowcast.hub.lanes import Lane
+from rowcast.model.claims import TokenError
+from rowcast.protocol.codec import decode_binary, decode_text, encode
+from rowcast.protocol.frames import text_frame
+from rowcast.protocol.messages import MalformedMessage, ServerMessage, Version
+from rowcast.session.connection import Connection
+from rowcast.session.wants import Attach, Close, Detach, Send, Want
+from rowcast.web.fallback import AsgiSink
+from rowcast.web.services import Services
+
+FAST_LANE = "rowcast.fastlane"
+_JSON_UTF8 = "application/json; charset=utf-8"
+
+log = structlog.get_logger("rowcast.web")
+
+
+async def endpoint(websocket: WebSocket) -> None:
+    """One client, from handshake to end."""
+    services: Services = websocket.app.state.services
+    version = Version.negotiate(websocket.query_params.get("vsn"))
+    if version is None:
+        await websocket.send_denial_response(Response(status_code=403))
+        return
+    token = _api_key(websocket)
+    try:
+        if not token:
+            raise TokenError("MissingAPIKey", "API key is missing")
+        services.verify(token, services.clock())
+    except TokenError as error:
+        await asyncio.sleep(services.handshake_delay)
+        await websocket.send_denial_response(
+            JSONResponse({"error": error.handshake}, status_code=401, media_type=_JSON_UTF8)
+        )
+        return
+    await websocket.accept()
+    fast = websocket.scope.get("extensions", {}).get(FAST_LANE)
+    if fast is not None:
+        await _Conversation(services, websocket, version, token, fast.open_lane(services.lane_limit)).run()
+        return
+    sink = AsgiSink(websocket.send)
+    sink.lane = Lane(sink, services.lane_limit)
+    conversation = _Conversation(services, websocket, version, token, sink.lane)
+    works = [asyncio.ensure_future(work) for work in (conversation.run(), sink.run(), sink.aborted())]
+    try:
+        done, _ = await asyncio.wait(works[::2], return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for work in works:
+            work.cancel()
+        await asyncio.gather(*works, return_exceptions=True)
+
+
+def _api_key(connection: HTTPConnection) -> str | None:
+    return connection.headers.get("x-api-key") or connection.query_params.get("apikey")
+
+
+@dataclass(slots=True)
+class _Subscription:
+    subscriber: Subscriber
+    work: asyncio.Task[None]
+
+
+class _Conversation:
+    def __init__(
+        self, services: Services, websocket: WebSocket, version: Version, token: str, lane: Lane
+    ) -> None:
+        self._services, self._websocket, self._version, self._lane = services, websocket, version, lane
+        self._session = Connection(version, token, services.verify, services.limits, services.clock())
+        self._subscriptions: dict[int, _Subscription] = {}
+        self._loop = asyncio.get_running_loop()
+        self._timers: set[asyncio.TimerHandle] = set()
+        self._tick: asyncio.TimerHandle | None = None
+        self._tick_at = 0.0
+
+    async def run(self) -> None:
+        """Receive until the client is gone."""
+        self._arm()
+        try:
+            while True:
+                event = await self._websocket.receive()
+                if event["type"] == "websocket.disconnect":
+                    return
+                self._take(event.get("text"), event.get("bytes"))
+        except WebSocketDisconnect:
+            return
+        finally:
+            self._do(self._session.end())
+            for timer in self._timers:
+                timer.cancel()
+            if self._tick is not None:
+                self._tick.cancel()
+            self._lane.end()
+
+    def _take(self, text: str | None, data: bytes | None) -> None:
+        now = self._services.clock()
+        try:
+            message = decode_text(text, self._version) if text is not None else decode_binary(data or b"", self._version)
+        except MalformedMessage as error:
+            # Ignored, as the original does; what was in it is nobody's business.
+            log.debug("malformed_message", fault=str(error))
+            self._session.alive(now)
+            return
+        self._do(self._session.receive(message, now, self._services.feed.position))
+        self._arm()
+
+    def _do(self, wants: Iterable[Want]) -> None:
+        for want in wants:
+            match want:
+                case Send(message, 0.0):
+                    self._send(message)
+                case Send(message, delay):
+                    self._later(delay, message)
+                case Attach():
+                    self._attach(want)
+                case Detach(channel):
+                    self._detach(channel)
+                case Close(code, reason):
+                    self._lane.close(code, reason)
+
+    def _send(self, message: ServerMessage) -> None:
+        self._lane.push(text_frame(encode(message, self._version)))
+
+    def _later(self, delay: float, message: ServerMessage) -> None:
+        def send() -> None:
+            self._timers.discard(timer)
+            self._send(message)
+
+        timer = self._loop.call_later(delay, send)
+        self._timers.add(timer)
+
+    def _attach(self, want: Attach) -> None:
+        present = self._subscriptions.get(want.channel)
+        if present is None:
+            subscriber = Subscriber(want.topic, self._version, self._lane, lambda: self._lost(want.channel))
+        else:
+            # An attempt that was overtaken must not attach with what it knew.
+            present.work.cancel()
+            subscriber = present.subscriber
+        work = self._loop.create_task(self._subscribe(want, subscriber))
+        self._subscriptions[want.channel] = _Subscription(subscriber, work)
+
+    async def _subscribe(self, want: Attach, subscriber: Subscriber) -> None:
+        try:
+            result = await self._services.feed.subscribe(subscriber, want.bindings, want.claims)
+        except Exception:
+            log.exception("subscribe_failed")
+            refused = ("Unable to subscribe to changes: the server failed. Its log has the reason.",)
+            self._do(self._session.attached(want.channel, want.attempt, refused, False, None))
+            return
+        self._do(
+            self._session.attached(want.channel, want.attempt, result.refused, result.ok, result.position)
+        )
+
+    def _detach(self, channel: int) -> None:
+        subscription = self._subscriptions.pop(channel, None)
+        if subscription is not None:
+            subscription.work.cancel()
+            self._services.feed.unsubscribe(subscription.subscriber)
+
+    def _lost(self, channel: int) -> None:
+        self._do(self._session.lost(channel))
+
+    def _arm(self) -> None:
+        """Have ``tick`` called at the session's deadline, if that is earlier than what stands."""
+        at = self._session.deadline()
+        if self._tick is not None:
+            if at >= self._tick_at:
+                return
+            self._tick.cancel()
+        self._tick_at = at
+        self._tick = self._loop.call_later(max(0.0, at - self._services.clock()), self._ticked)
+
+    def _ticked(self) -> None:
+        self._tick = None
+        self._do(self._session.tick(self._services.clock()))
+        if not self._lane.closed:
+            self._arm()
