@@ -59,7 +59,6 @@ class Stream:
     def __init__(
         self,
         *,
-        dsn: str,
         direct_dsn: str,
         subscriptions: Subscriptions,
         rights: Rights,
@@ -67,7 +66,7 @@ class Stream:
         pool: asyncpg.Pool,
         page_size: int = 1_000,
     ) -> None:
-        self._dsn, self._direct_dsn = dsn, direct_dsn
+        self._direct_dsn = direct_dsn
         self._subscriptions, self._rights, self._retention = subscriptions, rights, retention
         self._pool = pool
         self._reader = Reader(page_size)
@@ -189,7 +188,7 @@ class Stream:
                 # A name and no arguments: an error's text may hold rows.
                 if not told or isinstance(error, DatabaseError):
                     log.warning(
-                        "database_lost", part=part, database=place(self._dsn), error=type(error).__name__,
+                        "database_lost", part=part, database=place(self._direct_dsn), error=type(error).__name__,
                         detail=str(error) if isinstance(error, DatabaseError) else None,
                     )  # fmt: skip
                     told = True

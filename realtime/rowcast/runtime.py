@@ -1,0 +1,155 @@
+"""The composition root: settings become parts. The only place that wires them together."""
+
+import asyncio
+import contextlib
+import logging
+import signal
+import sys
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+
+import structlog
+import uvicorn
+import uvloop
+from starlette.applications import Starlette
+
+from rowcast.auth.access import Access
+from rowcast.auth.tokens import Verifier
+from rowcast.capture.retention import Retention
+from rowcast.capture.stream import Stream
+from rowcast.db.connection import REFUSED, place
+from rowcast.db.migrations import migrate
+from rowcast.db.pool import create_pool
+from rowcast.hub.subscriptions import Subscriptions
+from rowcast.serving.server import make_server
+from rowcast.session.connection import Limits
+from rowcast.settings import Settings
+from rowcast.web.app import create_app
+from rowcast.web.services import Services
+
+_MIGRATE_RETRY = 1.0
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+log = structlog.get_logger("rowcast")
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """A running server's parts."""
+
+    app: Starlette
+    stream: Stream
+    subscriptions: Subscriptions
+
+
+@contextlib.asynccontextmanager
+async def running(settings: Settings) -> AsyncIterator[Runtime]:
+    """Migrate, capture and read while the context is open; the app may be served by any ASGI server."""
+    if settings.migrate:
+        await _migrate(settings)
+    pool = await create_pool(settings.dsn, settings.pool_size)
+    subscriptions = Subscriptions(limit=settings.max_change)
+    stream = Stream(
+        direct_dsn=settings.direct_dsn,
+        pool=pool,
+        subscriptions=subscriptions,
+        rights=Access(settings.roles),
+        retention=Retention(age=settings.retention, size=settings.retention_size, lease=settings.lease),
+    )
+    services = Services(
+        feed=stream,
+        verify=Verifier(settings.jwt_secret.get_secret_value()),
+        limits=Limits(
+            channels=settings.max_channels,
+            bindings=settings.max_bindings,
+            idle_timeout=settings.idle_timeout,
+            refusal_delay=settings.refusal_delay,
+        ),
+        lane_limit=settings.lane_limit,
+        handshake_delay=settings.handshake_delay,
+        faults=stream.faults,
+    )
+    async with asyncio.TaskGroup() as tasks:
+        work = tasks.create_task(stream.run())
+        try:
+            yield Runtime(create_app(services), stream, subscriptions)
+        finally:
+            work.cancel()
+            pool.terminate()
+
+
+async def _migrate(settings: Settings) -> None:
+    """Migrate, waiting for a database that is not there yet."""
+    told = False
+    while True:
+        try:
+            done = await migrate(settings.direct_dsn)
+        except REFUSED as error:
+            if not told:
+                log.warning("database_unreachable", database=place(settings.direct_dsn), error=type(error).__name__)
+                told = True
+            await asyncio.sleep(_MIGRATE_RETRY)
+            continue
+        if done:
+            log.info("migrated", database=place(settings.direct_dsn), scripts=done)
+        return
+
+
+def serve(settings: Settings) -> None:
+    """Serve until SIGTERM or Ctrl-C; sockets are closed with 1012 then."""
+    configure_logging(settings.log_level)
+    with contextlib.suppress(KeyboardInterrupt):
+        uvloop.run(_serve(settings))
+
+
+async def _serve(settings: Settings) -> None:
+    """Until the server runs, a signal cancels the start; from then on it is the server's own."""
+    loop = asyncio.get_running_loop()
+    starting = asyncio.current_task()
+    assert starting is not None
+    for number in _SIGNALS:
+        loop.add_signal_handler(number, starting.cancel)
+    try:
+        async with running(settings) as runtime:
+            server = make_server(
+                runtime.app,
+                host=settings.host,
+                port=settings.port,
+                max_frame=settings.max_frame,
+                log_level=settings.log_level,
+            )
+            for number in _SIGNALS:
+                loop.remove_signal_handler(number)
+                loop.add_signal_handler(number, _stop, server)
+            with _signals_left_alone(server):
+                await server.serve()
+    except asyncio.CancelledError:
+        log.info("stopped before it served")
+
+
+def _stop(server: uvicorn.Server) -> None:
+    server.should_exit = True
+
+
+@contextlib.contextmanager
+def _signals_left_alone(server: uvicorn.Server) -> Iterator[None]:
+    """uvicorn would catch signals itself, and raise them again at the end: the exit code would not be 0."""
+    server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign, assignment]
+    yield
+
+
+def configure_logging(level: str) -> None:
+    """Lines for people on a terminal, JSON elsewhere; on standard error."""
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso"),
+            structlog.processors.format_exc_info,
+            structlog.dev.ConsoleRenderer() if sys.stderr.isatty() else structlog.processors.JSONRenderer(),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+    logging.basicConfig(level=level.upper(), stream=sys.stderr, format="%(levelname)s %(name)s %(message)s")
+    # Its INFO lines tell of each connection, which nobody asked for.
+    logging.getLogger("uvicorn").setLevel(max(logging.WARNING, logging.getLogger().level))
