@@ -4,7 +4,7 @@ import contextlib
 import itertools
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # for `support`, as importlib mo
 from rowcast.dev.postgres import Postgres, temporary_home
 from support import databases
 from support.postgres import SETTINGS, binaries, provide
+from support.server import Server
 
 _shared = contextlib.ExitStack()
 _shared_address: str | None = None
@@ -99,3 +100,39 @@ def cluster() -> Iterator[Callable[..., Postgres]]:
             return server
 
         yield start
+
+
+@pytest.fixture
+def todos(migrated: str) -> str:
+    """The address of a migrated database with a published table ``todos`` that ``anon`` may read."""
+    databases.execute(
+        migrated,
+        """
+        create table public.todos (id int primary key, task text, done bool not null default false);
+        grant select on public.todos to anon, authenticated;
+        alter publication supabase_realtime add table public.todos;
+        """,
+    )
+    return migrated
+
+
+@pytest.fixture
+async def serve(tmp_path: Path) -> AsyncIterator[Callable[..., Awaitable[Server]]]:
+    """Start a server for a database: ``await serve(dsn)``, with settings: ``await serve(dsn, NAME="x")``."""
+    async with contextlib.AsyncExitStack() as stack:
+
+        async def start(database: str, **settings: str) -> Server:
+            server = Server(database, tmp_path / f"server-{len(started)}.log", settings)
+            started.append(server)
+            stack.push_async_callback(server.end)
+            await server.start()
+            return server
+
+        started: list[Server] = []
+        yield start
+
+
+@pytest.fixture
+async def server(todos: str, serve: Callable[..., Awaitable[Server]]) -> Server:
+    """A running server, for the database of ``todos``."""
+    return await serve(todos)

@@ -1,0 +1,99 @@
+"""The official clients, unmodified, against the real server: subscribe, changes, and on after its restart."""
+
+from collections.abc import AsyncIterator
+
+import asyncpg
+import pytest
+
+from support.official import OFFICIAL, Driven, Official, binding, drive, rows
+from support.server import Server
+
+
+@pytest.fixture(params=OFFICIAL, ids=lambda official: official.name)
+async def client(request: pytest.FixtureRequest, server: Server) -> AsyncIterator[Driven]:
+    """Each official client in turn, created for the server."""
+    official: Official = request.param
+    async with drive(official) as driven:
+        await driven.connect(server.url, server.token())
+        yield driven
+
+
+@pytest.fixture
+async def db(server: Server) -> AsyncIterator[asyncpg.Connection]:
+    """A connection that writes, as the owner of the table."""
+    connection = await asyncpg.connect(server.database)
+    yield connection
+    await connection.close()
+
+
+async def test_insert_update_and_delete_arrive(client: Driven, db: asyncpg.Connection) -> None:
+    await client.subscribe("room", binding())
+    await db.execute("insert into todos values (1, 'water the plants')")
+    await db.execute("update todos set done = true")
+    await db.execute("delete from todos")
+    assert rows(await client.changes("room", 3)) == [
+        ("INSERT", {"id": 1, "task": "water the plants", "done": False}, {}),
+        ("UPDATE", {"id": 1, "task": "water the plants", "done": True}, {"id": 1}),
+        ("DELETE", {}, {"id": 1}),
+    ]
+
+
+async def test_each_subscription_hears_its_own_event_only(client: Driven, db: asyncpg.Connection) -> None:
+    await client.subscribe("inserts", binding("INSERT"))
+    await client.subscribe("deletes", binding("DELETE"))
+    await db.execute("insert into todos values (1, 'a')")
+    await db.execute("update todos set task = 'b'")
+    await db.execute("delete from todos")
+    await db.execute("insert into todos values (2, 'c')")
+    await db.execute("delete from todos")
+    assert [new["id"] for _, new, _ in rows(await client.changes("inserts", 2))] == [1, 2]
+    assert [old["id"] for _, _, old in rows(await client.changes("deletes", 2))] == [1, 2]
+
+
+async def test_many_rows_of_one_transaction_arrive_in_order(client: Driven, db: asyncpg.Connection) -> None:
+    await client.subscribe("room", binding("INSERT"))
+    await db.execute("insert into todos select n, 'task ' || n from generate_series(1, 200) n")
+    assert [new["id"] for _, new, _ in rows(await client.changes("room", 200))] == list(range(1, 201))
+
+
+async def test_rolled_back_writes_never_arrive(client: Driven, db: asyncpg.Connection) -> None:
+    await client.subscribe("room", binding())
+    transaction = db.transaction()
+    await transaction.start()
+    await db.execute("insert into todos values (1, 'not to be')")
+    await transaction.rollback()
+    await db.execute("insert into todos values (2, 'to be')")
+    assert [new["id"] for _, new, _ in rows(await client.changes("room", 1))] == [2]
+
+
+async def test_after_unsubscribing_a_new_channel_hears_only_what_came_since(
+    client: Driven, db: asyncpg.Connection
+) -> None:
+    await client.subscribe("room", binding())
+    await client.tell("unsubscribe", channel="room")
+    assert (await client.event("unsubscribed", channel="room"))["result"] == "ok"
+    await db.execute("insert into todos values (1, 'unheard')")
+    await client.subscribe("other", binding())
+    await db.execute("insert into todos values (2, 'heard')")
+    assert [new["id"] for _, new, _ in rows(await client.changes("other", 1))] == [2]
+    assert not [event for event in client.seen if event["event"] == "change"]
+
+
+async def test_changes_go_on_after_a_restart_of_the_server(
+    client: Driven, server: Server, db: asyncpg.Connection
+) -> None:
+    await client.subscribe("room", binding())
+    await db.execute("insert into todos values (1, 'before')")
+    assert [new["id"] for _, new, _ in rows(await client.changes("room", 1))] == [1]
+    await server.restart()
+    await client.ready("room")
+    await db.execute("insert into todos values (2, 'after')")
+    assert [new["id"] for _, new, _ in rows(await client.changes("room", 1))] == [2]
+
+
+async def test_a_table_that_is_not_published_is_an_error_that_names_it(
+    client: Driven, db: asyncpg.Connection
+) -> None:
+    await client.tell("subscribe", channel="room", bindings=[binding(table="nowhere")])
+    event = await client.event("system", channel="room", payload={"status": "error"})
+    assert "nowhere" in event["payload"]["message"]
