@@ -72,6 +72,13 @@ class Driven:
         """Wait for the ``system`` message that follows a join, a repeated one too."""
         await self.event("system", channel=channel, payload={"status": "ok", "extension": "postgres_changes"})
 
+    async def refused(self, channel: str) -> str:
+        """The text of the ``system`` error that the server sends; the Python client makes it a status."""
+        if self.official.package is None:
+            return str((await self.event("status", channel=channel, status="CHANNEL_ERROR"))["error"])
+        event = await self.event("system", channel=channel, payload={"status": "error"})
+        return str(event["payload"]["message"])
+
     async def changes(self, channel: str, count: int) -> list[dict[str, Any]]:
         """The payloads of the next ``count`` changes."""
         return [(await self.event("change", channel=channel))["payload"] for _ in range(count)]
@@ -90,7 +97,7 @@ class Driven:
                     self.seen.append(json.loads(line))
         except TimeoutError:
             raise AssertionError(
-                f"{self.official.name} did not see {kind} {expected}. It said: {self.seen}"
+                f"{self.official.name} did not see {kind} {expected}. Its last words: {self.seen[-10:]}"
             ) from None
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from rowcast.dev.postgres import free_port
 from support.tokens import SECRET, make_token
 
-_START = "import sys; from rowcast.cli.main import app; sys.argv[0] = 'rowcast'; app()"
+_START = "from rowcast.runtime import serve; from rowcast.settings import load; serve(load())"
 _TIMEOUT = 30.0
 _POLL = 0.02
 
@@ -45,11 +45,12 @@ class Server:
         """Start it, and return when it says that it is ready."""
         with self.log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-c", _START, "serve"),
+                *(sys.executable, "-c", _START),
                 stdin=DEVNULL,
                 stdout=log,
                 stderr=STDOUT,
                 env=self._environment(),
+                cwd=self.log.parent,  # no .env file of a developer's
             )
         try:
             async with asyncio.timeout(_TIMEOUT):
@@ -92,10 +93,14 @@ class Server:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("ROWCAST_")}
         return {
             **kept,
-            "PYTHONPATH": os.pathsep.join(sys.path),
+            "PYTHONPATH": os.pathsep.join(os.path.abspath(path) for path in sys.path),
             "DATABASE_URL": self.database,
             "ROWCAST_JWT_SECRET": SECRET,
+            "ROWCAST_HOST": "127.0.0.1",
             "PORT": str(self.port),
+            # Refusals are slow on purpose, against guessing; no test waits for that.
+            "ROWCAST_HANDSHAKE_DELAY": "0",
+            "ROWCAST_REFUSAL_DELAY": "0",
             **self._settings,
         }
 
