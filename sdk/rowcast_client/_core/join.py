@@ -1,0 +1,284 @@
+"""Join: the life of one channel, as a state machine.
+
+::
+
+    IDLE         --subscribe-->           WAITING       (CLOSED is told on the way back here)
+    WAITING      --due, socket open-->    AUTHORIZING   wants the token
+    AUTHORIZING  --token-->               JOINING       sends phx_join
+    JOINING      --reply ok-->            CONFIRMING    or SUBSCRIBED, when nothing of Postgres was asked for
+    CONFIRMING   --system ok-->           SUBSCRIBED
+    any of these --refused, silent, ended, socket gone--> WAITING   told CHANNEL_ERROR or TIMED_OUT
+    any          --leave-->               LEAVING       sends phx_leave; IDLE at once when nothing was joined
+    LEAVING      --reply, phx_close, silence, socket gone--> IDLE   (WAITING, if subscribed again meanwhile)
+
+Rules: one join in flight at most; a frame that carries another join's ref is not ours; a failed join is tried
+again for ever, each time with a fresh token; a socket that went away costs the channel no waiting of its own.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Any
+
+from ..errors import AuthError, JoinError, ProtocolError, RowcastError, TimedOut
+from ..retry import RetryPolicy
+from ..states import ChannelState, SubscribeStatus
+from .backoff import Backoff
+from .frames import Frame, decode_change, decode_object, decode_reply, encode
+from .wants import Authorize, Deliver, Notify, Send, System, Want
+
+Binding = dict[str, Any]
+
+_AUTH_CODES = frozenset({"InvalidJWTToken", "MalformedJWT", "JwtSignatureError", "Unauthorized"})
+_ECHOED = ("event", "schema", "table", "filter")
+
+
+class Phase(Enum):
+    """Where a channel stands; the module's docstring draws how it moves."""
+
+    IDLE = auto()
+    WAITING = auto()
+    AUTHORIZING = auto()
+    JOINING = auto()
+    CONFIRMING = auto()
+    SUBSCRIBED = auto()
+    LEAVING = auto()
+
+
+_AWAITING_ANSWER = frozenset({Phase.AUTHORIZING, Phase.JOINING, Phase.CONFIRMING, Phase.LEAVING})
+_ON_SERVER = frozenset({Phase.JOINING, Phase.CONFIRMING, Phase.SUBSCRIBED})
+_PUBLIC = {
+    Phase.IDLE: ChannelState.CLOSED,
+    Phase.SUBSCRIBED: ChannelState.JOINED,
+    Phase.LEAVING: ChannelState.LEAVING,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """How long, in seconds, to wait for what."""
+
+    join_timeout: float
+    heartbeat_interval: float
+    heartbeat_timeout: float
+
+
+class Join:
+    """One channel's side of the conversation. Each method takes ``now`` and yields what is wanted."""
+
+    def __init__(self, topic: str, timing: Timing, retry: RetryPolicy, next_ref: Callable[[], str]) -> None:
+        self.topic = topic
+        self.phase = Phase.IDLE
+        self.bindings: tuple[Binding, ...] = ()
+        self.join_ref: str | None = None
+        self.deadline: float | None = None
+        self._timing, self._next_ref, self._backoff = timing, next_ref, Backoff(retry)
+        self._indices: dict[int, tuple[int, ...]] = {}
+        self._leave_ref: str | None = None
+        self._again = self._failing = False
+        self._reason: str | None = None
+
+    @property
+    def state(self) -> ChannelState:
+        """The phase in public words."""
+        return _PUBLIC.get(self.phase, ChannelState.ERRORED if self._failing else ChannelState.JOINING)
+
+    @property
+    def awaits_answer(self) -> bool:
+        """Whether the deadline is for an answer of the server, and not for a try of ours."""
+        return self.phase in _AWAITING_ANSWER
+
+    def subscribe(self, bindings: Sequence[Binding], online: bool, now: float) -> Iterator[Want]:
+        """Be joined from now on, with these bindings."""
+        self.bindings = tuple(bindings)
+        if self.phase is Phase.LEAVING:
+            self._again = True
+        elif self.phase is Phase.IDLE:
+            self._begin(now)
+            if online:
+                yield from self.online(now)
+
+    def leave(self, online: bool, now: float) -> Iterator[Want]:
+        """Be joined no more."""
+        self._again = False
+        if self.phase in _ON_SERVER and online:
+            self._move(Phase.LEAVING, now + self._timing.join_timeout)
+            yield self._send_leave()
+        elif self.phase is not Phase.IDLE and not (self.phase is Phase.LEAVING and online):
+            yield from self._ended(now)
+
+    def online(self, now: float) -> Iterator[Want]:
+        """The socket is open."""
+        if self.phase is Phase.WAITING and self.deadline is not None and self.deadline <= now:
+            self.join_ref = self._next_ref()
+            self._reason = None
+            self._move(Phase.AUTHORIZING, now + self._timing.join_timeout)
+            yield Authorize(self.topic, self.join_ref)
+
+    def offline(self, error: RowcastError, now: float) -> Iterator[Want]:
+        """There is no socket, or one could not be opened."""
+        if self.phase is Phase.LEAVING:
+            yield from self._ended(now)
+        elif self.phase is not Phase.IDLE:
+            if self.phase is not Phase.WAITING:
+                self._move(Phase.WAITING, now)
+            self.join_ref, self._failing = None, True
+            yield Notify(self.topic, SubscribeStatus.CHANNEL_ERROR, error)
+
+    def tick(self, now: float) -> Iterator[Want]:
+        """The deadline may have come. Only called while the socket is open."""
+        if self.deadline is None or now < self.deadline:
+            return
+        if self.phase is Phase.WAITING:
+            yield from self.online(now)
+        elif self.phase is Phase.LEAVING:
+            yield from self._ended(now)
+        else:
+            waited = f"the server did not confirm the channel within {self._timing.join_timeout:g} s"
+            error = TimedOut(waited, code="JoinTimedOut", hint="it is tried again; the server may be busy")
+            yield from self._failed(SubscribeStatus.TIMED_OUT, error, now)
+
+    def excuse(self, now: float) -> None:
+        """We were not able to listen: give the answer its time again."""
+        if self.awaits_answer:
+            self.deadline = now + self._timing.join_timeout
+
+    def authorized(self, join_ref: str, token: str | None, now: float) -> Iterator[Want]:
+        """The token for the join is here. None: the server falls back to the socket's key."""
+        if self.phase is not Phase.AUTHORIZING or join_ref != self.join_ref:
+            return
+        payload: dict[str, Any] = {"config": {"postgres_changes": list(self.bindings)}}
+        if token is not None:
+            payload["access_token"] = token
+        self._move(Phase.JOINING, now + self._timing.join_timeout)
+        yield Send(encode(join_ref, join_ref, self.topic, "phx_join", payload))
+
+    def unauthorized(self, join_ref: str, error: RowcastError, now: float) -> Iterator[Want]:
+        """There is no token for the join."""
+        if self.phase is Phase.AUTHORIZING and join_ref == self.join_ref:
+            yield from self._failed(SubscribeStatus.CHANNEL_ERROR, error, now)
+
+    def received(self, frame: Frame, now: float) -> Iterator[Want]:
+        """A frame on this topic. Raises ProtocolError for one that cannot be read."""
+        if frame.join_ref is not None and frame.join_ref != self.join_ref:
+            return
+        if frame.event == "postgres_changes":
+            yield from self._changed(frame)
+        elif frame.event == "phx_reply":
+            yield from self._replied(frame, now)
+        elif frame.event == "system":
+            yield from self._system(frame, now)
+        elif frame.event in ("phx_close", "phx_error"):
+            yield from self._ended_by_server(frame.event, now)
+
+    def _changed(self, frame: Frame) -> Iterator[Want]:
+        if self.phase not in (Phase.CONFIRMING, Phase.SUBSCRIBED):
+            return
+        change = decode_change(frame.payload)
+        indices = {index for id_ in change.ids for index in self._indices.get(id_, ())}
+        if indices:
+            yield Deliver(self.topic, tuple(sorted(indices)), bytes(change.data))
+
+    def _replied(self, frame: Frame, now: float) -> Iterator[Want]:
+        if self.phase is Phase.LEAVING and frame.ref == self._leave_ref:
+            yield from self._ended(now)
+        elif self.phase is Phase.JOINING and frame.ref == self.join_ref:
+            reply = decode_reply(frame.payload)
+            if reply.status == "ok":
+                yield from self._accepted(reply.response, now)
+            else:
+                self.join_ref = None
+                yield from self._failed(SubscribeStatus.CHANNEL_ERROR, _refusal(reply.response), now)
+
+    def _accepted(self, response: Any, now: float) -> Iterator[Want]:
+        if not self.bindings:
+            yield from self._subscribed(None, now)
+            return
+        echo = response.get("postgres_changes") if isinstance(response, dict) else None
+        indices = _match(self.bindings, echo)
+        if indices is None:
+            error = ProtocolError("the server's subscriptions are not those that were asked for")
+            yield from self._failed(SubscribeStatus.CHANNEL_ERROR, error, now)
+            return
+        self._indices = indices
+        self._move(Phase.CONFIRMING, now + self._timing.join_timeout)
+
+    def _system(self, frame: Frame, now: float) -> Iterator[Want]:
+        payload = decode_object(frame.payload)
+        yield System(self.topic, payload)
+        message, ok = str(payload.get("message", "")), payload.get("status") == "ok"
+        if payload.get("extension") != "postgres_changes":
+            # An error here is the reason of the phx_close that follows it.
+            self._reason = self._reason if ok else message
+        elif ok and self.phase is Phase.CONFIRMING:
+            position = payload.get("position")
+            yield from self._subscribed(position if isinstance(position, str) else None, now)
+        elif not ok and self.phase in (Phase.CONFIRMING, Phase.SUBSCRIBED):
+            error = JoinError(message, code="SubscriptionRefused", hint="it is tried again")
+            yield from self._failed(SubscribeStatus.CHANNEL_ERROR, error, now)
+
+    def _ended_by_server(self, event: str, now: float) -> Iterator[Want]:
+        if self.phase is Phase.LEAVING:
+            yield from self._ended(now)
+        elif self.phase in _ON_SERVER:
+            what = "ended the channel" if event == "phx_close" else "reports a fault in the channel"
+            reason = self._reason or f"the server {what}"
+            error = JoinError(reason, code="ChannelEnded", hint="it is tried again")
+            self.join_ref = None
+            yield from self._failed(SubscribeStatus.CHANNEL_ERROR, error, now)
+
+    def _subscribed(self, position: str | None, now: float) -> Iterator[Want]:
+        self._move(Phase.SUBSCRIBED, None)
+        self._failing = False
+        self._backoff.worked(now)
+        yield Notify(self.topic, SubscribeStatus.SUBSCRIBED, position=position)
+
+    def _failed(self, status: SubscribeStatus, error: RowcastError, now: float) -> Iterator[Want]:
+        # What the server may still hold of this join is given back before the next one.
+        if self.phase in _ON_SERVER and self.join_ref is not None:
+            yield self._send_leave()
+        self.join_ref, self._failing = None, True
+        self._move(Phase.WAITING, self._backoff.failed(now))
+        yield Notify(self.topic, status, error)
+
+    def _ended(self, now: float) -> Iterator[Want]:
+        self.join_ref, self._failing = None, False
+        self._move(Phase.IDLE, None)
+        yield Notify(self.topic, SubscribeStatus.CLOSED)
+        if self._again:
+            self._begin(now)
+
+    def _begin(self, now: float) -> None:
+        self._again = self._failing = False
+        self._backoff.reset()
+        self._move(Phase.WAITING, now)
+
+    def _send_leave(self) -> Want:
+        self._leave_ref = self._next_ref()
+        return Send(encode(self.join_ref, self._leave_ref, self.topic, "phx_leave", {}))
+
+    def _move(self, phase: Phase, deadline: float | None) -> None:
+        self.phase, self.deadline = phase, deadline
+
+
+def _match(bindings: Sequence[Binding], echo: Any) -> dict[int, tuple[int, ...]] | None:
+    """Wire id -> indices of the bindings it stands for; None when the echo is not of these bindings."""
+    if not isinstance(echo, list) or len(echo) < len(bindings):
+        return None
+    indices: dict[int, tuple[int, ...]] = {}
+    for index, (binding, entry) in enumerate(zip(bindings, echo, strict=False)):
+        if not isinstance(entry, dict) or any(entry.get(key) != binding.get(key) for key in _ECHOED):
+            return None
+        if not isinstance(id_ := entry.get("id"), int):
+            return None
+        indices[id_] = (*indices.get(id_, ()), index)
+    return indices
+
+
+def _refusal(response: Any) -> RowcastError:
+    """A join refused with ``{"reason": "Code: text"}`` as an exception."""
+    reason = response.get("reason") if isinstance(response, dict) else None
+    text = reason if isinstance(reason, str) else "the server refused the channel without a reason"
+    code, found, _ = text.partition(": ")
+    code = code if found and code.isalnum() else "JoinRefused"
+    return AuthError(text, code=code) if code in _AUTH_CODES else JoinError(text, code=code)

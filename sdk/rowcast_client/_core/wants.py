@@ -1,0 +1,81 @@
+"""Wants: what the core asks of the shell. Values only."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import RowcastError
+from ..states import SubscribeStatus
+
+
+@dataclass(frozen=True, slots=True)
+class Open:
+    """Open a socket; answer with ``opened`` or ``failed`` and this number."""
+
+    socket: int
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    """End this socket, or the try to open it. Not ``gently``: the peer is dead, do not wait for it."""
+
+    socket: int
+    gently: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Send this text frame on the open socket."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Authorize:
+    """Get the access token for this join; answer with ``authorized`` or ``unauthorized``."""
+
+    topic: str
+    join_ref: str
+
+
+@dataclass(frozen=True, slots=True)
+class Notify:
+    """Tell the channel's owner."""
+
+    topic: str
+    status: SubscribeStatus
+    error: RowcastError | None = None
+    position: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Deliver:
+    """A row change for the bindings with these indices. ``data`` is the change's JSON, unparsed."""
+
+    topic: str
+    bindings: tuple[int, ...]
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class System:
+    """A ``system`` message of the server for the channel."""
+
+    topic: str
+    payload: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """A fault to log and hand to ``on_error``."""
+
+    error: RowcastError
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """The connection is given up for this reason: whoever waits must be told."""
+
+    error: RowcastError
+
+
+Want = Open | Close | Send | Authorize | Notify | Deliver | System | Report | Stop

@@ -1,0 +1,102 @@
+"""Callbacks: what users register, checked at once, and called the same way whatever their kind."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any, Literal, TypedDict
+
+from .change import Change
+from .errors import RowcastError, UsageError
+from .states import SubscribeStatus
+
+Event = Literal["*", "INSERT", "UPDATE", "DELETE"]
+
+
+class PostgresFilter(TypedDict, total=False):
+    """Which changes to hear of, in the words of the wire."""
+
+    event: str
+    schema: str
+    table: str
+    filter: str
+    select: list[str]
+
+
+class SystemMessage(TypedDict, total=False):
+    """What a ``system`` callback is given."""
+
+    extension: str
+    status: str
+    message: str
+    channel: str
+
+
+# `object` on purpose: a coroutine is awaited, and anything else a callback may return is dropped.
+ChangeCallback = Callable[[Change], object]
+SystemCallback = Callable[[SystemMessage], object]
+StatusCallback = (
+    Callable[[SubscribeStatus], object] | Callable[[SubscribeStatus, RowcastError | None], object]
+)
+ErrorCallback = Callable[[RowcastError], object]
+
+_EVENTS = ("*", "INSERT", "UPDATE", "DELETE")
+
+
+def checked(callback: Any, arguments: int, what: str) -> Any:
+    """The callback, if it can be called with so many positional arguments. Raises UsageError."""
+    if not callable(callback):
+        raise UsageError(f"the {what} callback must be callable, not {type(callback).__name__}")
+    if not takes(callback, arguments):
+        plural = "argument" if arguments == 1 else "arguments"
+        raise UsageError(f"the {what} callback must take {arguments} positional {plural}")
+    return callback
+
+
+def takes(callback: Callable[..., object], arguments: int) -> bool:
+    """Whether it can be called with so many positional arguments. What shows no signature is believed."""
+    try:
+        inspect.signature(callback).bind(*(None for _ in range(arguments)))
+    except TypeError:
+        return False
+    except ValueError:
+        return True
+    return True
+
+
+def status_callback(callback: Any) -> Callable[[SubscribeStatus, RowcastError | None], object]:
+    """``on_status`` in its longer form: ``(status)`` and ``(status, error)`` are both welcome."""
+    if callable(callback) and takes(callback, 2):
+        return callback  # type: ignore[no-any-return]
+    short = checked(callback, 1, "status")
+    return lambda status, _: short(status)
+
+
+def error_callback(callback: Any) -> ErrorCallback:
+    """``on_error``: it is called wherever a fault arises, so it must not be a coroutine function."""
+    if inspect.iscoroutinefunction(callback):
+        raise UsageError("on_error must be a plain function", hint="start a task in it if you need to await")
+    return checked(callback, 1, "on_error")  # type: ignore[no-any-return]
+
+
+async def call(callback: Callable[..., object], *arguments: object) -> None:
+    """Call it, and await what it returned if that can be awaited."""
+    result = callback(*arguments)
+    if inspect.isawaitable(result):
+        await result
+
+
+def binding_of(filter_: Any) -> dict[str, Any]:
+    """The entry of the join that asks for these changes. Raises UsageError for a key or event unknown."""
+    if not isinstance(filter_, dict):
+        raise UsageError("postgres_changes takes a dict such as {'event': '*', 'table': 'todos'}")
+    if unknown := filter_.keys() - PostgresFilter.__annotations__.keys():
+        known = ", ".join(PostgresFilter.__annotations__)
+        raise UsageError(
+            f"postgres_changes does not know {sorted(map(str, unknown))}", hint=f"it knows {known}"
+        )
+    binding = {key: value for key, value in filter_.items() if value is not None}
+    binding["event"] = str(binding.get("event", "*")).upper()
+    if binding["event"] not in _EVENTS:
+        raise UsageError(f"event must be one of {', '.join(_EVENTS)}")
+    if not binding.keys() & {"schema", "table"}:
+        raise UsageError("postgres_changes needs a schema or a table")
+    return binding

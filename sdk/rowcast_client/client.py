@@ -1,0 +1,316 @@
+"""Client: one connection, its channels, and the thin shell around the core.
+
+The core decides; this module does what it wants and tells it what happened, all on one event loop. The reader
+hands changes to the channels' mailboxes and waits when one is full, so that a slow callback holds the socket
+back; only while a subscribe or unsubscribe is being awaited does it read on past that bound, because the
+answer is behind those changes.
+"""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from ssl import SSLContext
+from typing import Any, Self
+
+from websockets.asyncio.client import ClientConnection
+
+from . import websocket
+from ._core import wants
+from ._core.connection import Connection
+from ._core.join import Timing
+from .address import websocket_url, with_key
+from .callbacks import ErrorCallback, error_callback
+from .channel import Channel
+from .credentials import Credential, resolve
+from .errors import ClientClosed, ConnectionLost, RowcastError, TimedOut, UsageError
+from .retry import RetryPolicy
+from .states import ChannelState, ClientState
+from .tasks import Tasks
+from .tokens import Tokens
+from .waiters import Waiters
+
+_log = logging.getLogger("rowcast_client")
+
+# Control frames only (joins, leaves, heartbeats): more than this unsent means a socket that takes nothing.
+_OUTBOX = 65_536
+_GRACE = 5.0
+
+
+class Client:
+    """A connection to the server at ``url`` (http, https, ws or wss). ``create_client`` is its other name.
+
+    Use it as ``async with client``, or call ``connect()`` and ``close()``. Entering does not wait for the
+    network: what is awaited next does.
+
+    ``key`` opens the connection and ``token`` the channels; each is a text, or a plain or async callable that
+    is asked for a fresh one at every connect and every join (``key`` stands in for a ``token`` not given).
+    A plain callable runs on the event loop, so it must not block.
+
+    ``on_error`` is called with every fault, also those the client gets over by itself; it must not be a
+    coroutine function. ``buffer`` changes, or 16 MiB, may wait for a channel's callbacks; then the socket is
+    held back. All times are in seconds.
+
+    When the first handshake is refused with 401, 403 or 404 and the credentials are plain texts, the client
+    stops and its state is ``closed``; in every other case it tries again for ever, as ``retry`` says. Whoever
+    awaits ``connect`` or ``subscribe`` meanwhile gets the exception either way.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        key: Credential,
+        *,
+        token: Credential | None = None,
+        on_error: ErrorCallback | None = None,
+        retry: RetryPolicy | None = None,
+        heartbeat_interval: float = 25.0,
+        heartbeat_timeout: float = 5.0,
+        join_timeout: float = 10.0,
+        open_timeout: float = 10.0,
+        buffer: int = 1000,
+        headers: Mapping[str, str] | None = None,
+        ssl: SSLContext | None = None,
+    ) -> None:
+        if min(heartbeat_interval, heartbeat_timeout, join_timeout, open_timeout, buffer) <= 0:
+            raise UsageError("timeouts, intervals and buffer must be above zero")
+        self._address = websocket_url(url)
+        self._key = key
+        self._on_error = error_callback(on_error) if on_error is not None else None
+        self._headers, self._ssl = headers, ssl
+        self._open_timeout, self._buffer = open_timeout, buffer
+        timing = Timing(join_timeout, heartbeat_interval, heartbeat_timeout)
+        fresh = callable(key) or callable(token)
+        self._core = Connection(timing, retry or RetryPolicy(), fresh_credentials=fresh)
+        self._tasks = Tasks()
+        source = key if token is None and callable(key) else token
+        self._tokens = Tokens(source, join_timeout, self._tasks, self._token_came)
+        self._channels: dict[str, Channel] = {}
+        self._serving: asyncio.Task[None] | None = None
+        self._socket: ClientConnection | None = None
+        self._outbox: asyncio.Queue[str] = asyncio.Queue(_OUTBOX)
+        self._timer: asyncio.TimerHandle | None = None
+        self._state = self._core.state
+        self._watchers = Waiters()
+        self._awaiting = 0
+
+    def __repr__(self) -> str:
+        return f"<Client {self.state}, {len(self._channels)} channels>"
+
+    @property
+    def state(self) -> ClientState:
+        """How the connection is doing."""
+        return self._core.state
+
+    @property
+    def channels(self) -> Mapping[str, Channel]:
+        """The channels by name."""
+        return {channel.name: channel for channel in self._channels.values()}
+
+    async def __aenter__(self) -> Self:
+        self._start()
+        return self
+
+    async def __aexit__(self, *fault: object) -> None:
+        await self.close()
+
+    async def connect(self, *, timeout: float | None = 30.0) -> Self:
+        """Connect and wait until connected. Raises AuthError, ConnectError or TimedOut."""
+        self._start()
+        await self.wait_until(ClientState.CONNECTED, timeout=timeout)
+        return self
+
+    async def wait_until(self, state: ClientState | str, *, timeout: float | None = None) -> None:
+        """Wait for a state. Raises when the server refuses the key meanwhile, or the client is closed."""
+        wanted = ClientState(state)
+        try:
+            async with asyncio.timeout(timeout):
+                while self.state is not wanted:
+                    await self._watchers.next()
+                    if self.state is ClientState.CLOSED is not wanted:
+                        raise ClientClosed("the client was closed while it was waited for")
+        except TimeoutError:
+            raise TimedOut(f"the client was not {wanted} within {timeout:g} s") from None
+
+    async def close(self) -> None:
+        """Close the connection and all channels. Changes that no callback has seen are dropped."""
+        for channel in self._channels.values():
+            channel._mailbox.discard()
+        self._apply(self._core.close(time.monotonic()))
+        await self._tasks.finish(_GRACE)
+
+    def channel(self, name: str) -> Channel:
+        """The channel of this name, with or without ``realtime:`` before it. One object per name."""
+        topic = name if name.startswith("realtime:") else f"realtime:{name}"
+        if topic == "realtime:":
+            raise UsageError("a channel needs a name")
+        if topic not in self._channels:
+            self._channels[topic] = Channel(self, topic, self._buffer)
+        return self._channels[topic]
+
+    async def remove_channel(self, channel: Channel) -> None:
+        """Unsubscribe it and forget it."""
+        await channel.unsubscribe()
+        if self._channels.get(channel.topic) is channel and channel.state is ChannelState.CLOSED:
+            del self._channels[channel.topic]
+            self._core.forget(channel.topic)
+
+    async def remove_all_channels(self) -> None:
+        """Unsubscribe and forget all channels. The connection stays."""
+        await asyncio.gather(*(self.remove_channel(channel) for channel in list(self._channels.values())))
+
+    def _start(self) -> None:
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            raise UsageError("there is no running event loop", hint="call this inside a coroutine") from None
+        self._apply(self._core.connect(time.monotonic()))
+
+    def _subscribe(self, channel: Channel, bindings: Sequence[dict[str, Any]]) -> None:
+        if self._channels.get(channel.topic) is not channel:
+            raise UsageError(
+                f"channel {channel.name!r} was removed", hint="ask client.channel() for a new one"
+            )
+        if self.state is ClientState.CLOSED:
+            raise ClientClosed("the client is closed")
+        self._start()
+        self._apply(self._core.subscribe(channel.topic, bindings, time.monotonic()))
+
+    def _leave(self, channel: Channel) -> None:
+        self._apply(self._core.leave(channel.topic, time.monotonic()))
+
+    def _channel_state(self, topic: str) -> ChannelState:
+        join = self._core.joins.get(topic)
+        return join.state if join is not None else ChannelState.CLOSED
+
+    @contextlib.contextmanager
+    def _call(self) -> Iterator[None]:
+        """While the server's answer is awaited, full mailboxes do not hold the reader."""
+        self._awaiting += 1
+        for channel in self._channels.values():
+            channel._mailbox.wake()
+        try:
+            yield
+        finally:
+            self._awaiting -= 1
+
+    def _apply(self, wanted: Sequence[wants.Want]) -> None:
+        """Do what the core wants. What comes in by itself goes through ``_hand_over``, which can wait."""
+        for want in wanted:
+            match want:
+                case wants.Open(socket):
+                    self._serving = self._tasks.spawn(self._serve(socket), "rowcast connection")
+                case wants.Close(_, gently):
+                    self._hang_up(gently)
+                case wants.Send(text):
+                    self._send(text)
+                case wants.Authorize():
+                    self._tokens.ask(want)
+                case wants.Notify(topic):
+                    self._channels[topic]._told(want)
+                case wants.Deliver(topic) | wants.System(topic):
+                    self._channels[topic]._put(want)
+                case wants.Report(error):
+                    self._report(error)
+                case wants.Stop(error):
+                    self._refuse(error)
+        self._changed()
+
+    def _changed(self) -> None:
+        if self._state is not self.state:
+            self._state = self.state
+            self._watchers.release()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if (deadline := self._core.deadline) is not None:
+            wait = max(0.0, deadline - time.monotonic())
+            self._timer = asyncio.get_running_loop().call_later(wait, self._tick)
+
+    def _tick(self) -> None:
+        self._apply(self._core.tick(time.monotonic()))
+
+    async def _serve(self, number: int) -> None:
+        """One socket, from the handshake to its end."""
+        try:
+            key = await resolve(self._key, "key", self._open_timeout)
+            address = with_key(self._address, key)
+            socket = await websocket.dial(address, self._headers, self._ssl, self._open_timeout)
+        except RowcastError as error:
+            if not error.temporary:
+                self._watchers.refuse(error)
+            self._apply(self._core.failed(number, error, time.monotonic()))
+            return
+        self._socket, self._outbox = socket, asyncio.Queue(_OUTBOX)
+        writer = self._tasks.spawn(websocket.write(socket, self._outbox), "rowcast writer")
+        try:
+            self._apply(self._core.opened(number, time.monotonic()))
+            await self._read(number, socket)
+        except ConnectionLost as lost:
+            self._apply(self._core.lost(number, lost, time.monotonic()))
+        finally:
+            writer.cancel()
+            socket.transport.abort()
+
+    async def _read(self, number: int, socket: ClientConnection) -> None:
+        while True:
+            message = await websocket.read(socket)
+            if isinstance(message, bytes):
+                continue  # binary frames carry broadcasts, which nobody here has asked for
+            wanted = self._core.received(number, message, time.monotonic())
+            if len(wanted) == 1 and isinstance(want := wanted[0], wants.Deliver | wants.System):
+                await self._hand_over(want)
+            else:
+                self._apply(wanted)
+
+    async def _hand_over(self, item: wants.Deliver | wants.System) -> None:
+        channel = self._channels[item.topic]
+        if channel._mailbox.full:
+            self._core.listening(False, time.monotonic())
+            try:
+                await channel._mailbox.room()
+            finally:
+                self._core.listening(True, time.monotonic())
+                self._changed()
+        if channel.state not in (ChannelState.LEAVING, ChannelState.CLOSED):
+            channel._put(item)
+
+    def _hang_up(self, gently: bool) -> None:
+        if self._serving is None:
+            return
+        if gently and self._socket is not None:
+            self._tasks.spawn(websocket.close(self._socket), "rowcast close")
+        else:
+            self._serving.cancel()
+
+    def _send(self, text: str) -> None:
+        try:
+            self._outbox.put_nowait(text)
+        except asyncio.QueueFull:
+            if self._socket is not None:
+                self._socket.transport.abort()
+
+    def _token_came(self, join: wants.Authorize, token: str | RowcastError | None) -> None:
+        now = time.monotonic()
+        if isinstance(token, RowcastError):
+            self._report(token)
+            self._apply(self._core.unauthorized(join.topic, join.join_ref, token, now))
+        else:
+            self._apply(self._core.authorized(join.topic, join.join_ref, token, now))
+
+    def _refuse(self, error: RowcastError) -> None:
+        self._watchers.refuse(error)
+        for channel in self._channels.values():
+            channel._waiters.refuse(error)
+
+    def _report(self, error: RowcastError) -> None:
+        _log.warning("%s: %s", error.code, error.message)
+        if self._on_error is not None:
+            try:
+                self._on_error(error)
+            except Exception as fault:
+                _log.error("on_error raised %s", type(fault).__name__)
+
+
+create_client = Client
