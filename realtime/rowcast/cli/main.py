@@ -1,0 +1,238 @@
+"""The command line: ``rowcast`` and its commands."""
+
+import asyncio
+import json
+import os
+import sys
+import time
+from collections.abc import Coroutine
+from typing import Annotated, Any, NoReturn
+
+import asyncpg
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from rowcast import __version__
+from rowcast.auth.tokens import sign
+from rowcast.capture.watching import Outcome, unwatch, watch
+from rowcast.db.connection import REFUSED, connect, place
+from rowcast.db.migrations import migrate
+from rowcast.errors import RowcastError, SettingsError
+from rowcast.settings import Settings, describe, load, parse_duration
+
+app = typer.Typer(
+    help="A self-hosted realtime server for Postgres.", no_args_is_help=True, pretty_exceptions_enable=False
+)
+_out = Console(soft_wrap=True, highlight=False)
+
+
+def _fail(text: str, code: int = 1) -> NoReturn:
+    print(text, file=sys.stderr)
+    raise typer.Exit(code)
+
+
+def _settings(**values: Any) -> Settings:
+    try:
+        return load(**values)
+    except SettingsError as error:
+        _fail(str(error), 2)
+
+
+def _run(work: Coroutine[Any, Any, Any], settings: Settings) -> Any:
+    """Run a command's work; what goes wrong on purpose becomes one line and an exit code."""
+    try:
+        return asyncio.run(work)
+    except RowcastError as error:
+        _fail(str(error))
+    except REFUSED as error:
+        _fail(f"Postgres at {place(settings.direct_dsn)} cannot be reached: {type(error).__name__}. Is it running?")
+    except asyncpg.PostgresError as error:
+        _fail(f"Postgres says: {error}")
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"rowcast {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """A self-hosted realtime server for Postgres."""
+
+
+@app.command()
+def serve() -> None:
+    """Run the server beside the Postgres of DATABASE_URL, until Ctrl-C."""
+    from rowcast.runtime import serve as run
+
+    settings = _settings()
+    try:
+        run(settings)
+    except* RowcastError as group:
+        _fail(str(_first(group)))
+
+
+def _first(error: BaseException) -> BaseException:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+@app.command("migrate")
+def migrate_(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be run, and run nothing.")] = False,
+) -> None:
+    """Bring the database to this version."""
+    settings = _settings()
+    done = _run(migrate(settings.direct_dsn, dry_run=dry_run), settings)
+    for name in done:
+        print(f"{'would run' if dry_run else 'ran'} {name}")
+    if not done:
+        print("The database is up to date.")
+
+
+@app.command("watch")
+def watch_(
+    tables: Annotated[list[str], typer.Argument(help="Names: table or schema.table.")],
+    replica_identity_full: Annotated[
+        bool, typer.Option("--replica-identity-full", help="For tables without primary key.")
+    ] = False,
+) -> None:
+    """Capture changes of tables from now on."""
+    _each(tables, lambda connection, name: watch(connection, name, identity_full=replica_identity_full), "captured")
+
+
+@app.command("unwatch")
+def unwatch_(tables: Annotated[list[str], typer.Argument(help="Names: table or schema.table.")]) -> None:
+    """Stop capturing changes of tables."""
+    _each(tables, unwatch, "no longer captured")
+
+
+def _each(names: list[str], action: Any, what: str) -> None:
+    settings = _settings()
+
+    async def work() -> None:
+        await migrate(settings.direct_dsn)
+        connection = await connect(settings.direct_dsn, purpose="command")
+        try:
+            for name in names:
+                outcome: Outcome = await action(connection, name)
+                print(f"{outcome.table} is {what}" + ("" if outcome.changed else " (it was already)"))
+                if outcome.hint:
+                    print(f"  To let clients read it: {outcome.hint}")
+        finally:
+            await connection.close()
+
+    _run(work(), settings)
+
+
+@app.command()
+def tables() -> None:
+    """Show which tables are captured, and why others are not."""
+    settings = _settings()
+
+    async def work() -> list[asyncpg.Record]:
+        connection = await connect(settings.direct_dsn, purpose="command")
+        try:
+            if not await connection.fetchval("select to_regclass('rowcast.migrations') is not null"):
+                raise RowcastError("This database was not migrated. Run `rowcast migrate` or `rowcast serve`.")
+            return await connection.fetch("select * from rowcast.tables")
+        finally:
+            await connection.close()
+
+    found = _run(work(), settings)
+    if not found:
+        print("No table is captured. Add one with `rowcast watch TABLE`.")
+        return
+    shown = Table("table", "captured", "by", "since", "row level security", box=None)
+    for row in found:
+        shown.add_row(
+            f"{row['schema_name']}.{row['table_name']}",
+            "yes" if row["captured"] else f"no: {row['reason']}",
+            row["way"],
+            f"{row['since']:%Y-%m-%d %H:%M:%S}" if row["since"] else "",
+            "on" if row["rls"] else "",
+        )
+    _out.print(shown)
+
+
+def _duration(text: str) -> float:
+    try:
+        return float(parse_duration(text))
+    except ValueError as error:
+        raise typer.BadParameter(f"{text!r} {error}") from None
+
+
+@app.command()
+def token(
+    role: Annotated[str, typer.Option(help="The Postgres role that the token stands for.")],
+    sub: Annotated[str | None, typer.Option(help="The user's id, which auth.uid() reads.")] = None,
+    expires: Annotated[str, typer.Option(help="How long it is good: 90s, 1h, 30d.")] = "1h",
+) -> None:
+    """Make a token, signed with ROWCAST_JWT_SECRET."""
+    settings = _settings(**({} if "DATABASE_URL" in os.environ else {"database_url": "postgresql://unused"}))
+    now = int(time.time())
+    claims = {"role": role, "iat": now, "exp": now + int(_duration(expires)), **({"sub": sub} if sub else {})}
+    print(sign(claims, settings.jwt_secret.get_secret_value()))
+
+
+@app.command()
+def tail(
+    table: Annotated[str, typer.Argument(help="table or schema.table")],
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+    url: Annotated[str | None, typer.Option(help="The server; by default the one on this machine's PORT.")] = None,
+    role: Annotated[str, typer.Option(help="Whose rights to read with.")] = "service_role",
+) -> None:
+    """Print changes of a table as they come, from a running server."""
+    from rowcast.cli.tailing import follow
+
+    settings = _settings(**({} if "DATABASE_URL" in os.environ else {"database_url": "postgresql://unused"}))
+    address = url or f"http://127.0.0.1:{settings.port}"
+    _run(follow(address, table, role, settings.jwt_secret.get_secret_value(), as_json=as_json), settings)
+
+
+@app.command("settings")
+def settings_(as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False) -> None:
+    """Show every setting, where it came from, and no secret."""
+    found = describe(_settings(), os.environ)
+    if as_json:
+        print(json.dumps({one.variable: {"value": one.value, "source": one.source} for one in found}, indent=2))
+        return
+    shown = Table("setting", "variable", "value", "from", box=None)
+    for one in found:
+        shown.add_row(one.name, one.variable, one.value, one.source)
+    _out.print(shown)
+
+
+@app.command()
+def demo(
+    changes: Annotated[int | None, typer.Option(help="End after so many delivered changes.", min=1)] = None,
+) -> None:
+    """Start a Postgres and the server, and show a subscriber receiving live changes."""
+    try:
+        from rowcast.dev.demo import run_demo
+    except ImportError as error:
+        _fail(f"The demo needs {error.name}: install rowcast[dev].")
+    raise typer.Exit(run_demo(changes))
+
+
+@app.command()
+def dev() -> None:
+    """Keep a Postgres and the server running for development, with data that stays."""
+    try:
+        from rowcast.dev.demo import run_dev
+    except ImportError as error:
+        _fail(f"`rowcast dev` needs {error.name}: install rowcast[dev].")
+    raise typer.Exit(run_dev())
+
+
+if __name__ == "__main__":
+    app()
