@@ -12,7 +12,6 @@ from typing import Any
 from rowcast.dev.postgres import free_port
 from support.tokens import SECRET, make_token
 
-_START = "from rowcast.runtime import serve; from rowcast.settings import load; serve(load())"
 _TIMEOUT = 30.0
 _POLL = 0.02
 
@@ -45,7 +44,7 @@ class Server:
         """Start it, and return when it says that it is ready."""
         with self.log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-c", _START),
+                *(sys.executable, "-m", "rowcast.cli.main", "serve"),
                 stdin=DEVNULL,
                 stdout=log,
                 stderr=STDOUT,

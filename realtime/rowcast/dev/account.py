@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypedDict
 
+from rowcast.errors import RowcastError
 
-class AccountError(RuntimeError):
+
+class AccountError(RowcastError):
     """No account to run Postgres under, or a folder that it cannot reach. The text says what to do."""
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rowcast.dev.account import Account
+from rowcast.errors import RowcastError
 
 OLDEST_MAJOR = 14
 
@@ -34,7 +35,7 @@ _FOLDERS = (
 _COMMAND_TIMEOUT = 30
 
 
-class BinariesNotFoundError(RuntimeError):
+class BinariesNotFoundError(RowcastError):
     """No usable Postgres server programs. The text names the places that were looked at."""
 
 

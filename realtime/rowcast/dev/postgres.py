@@ -23,6 +23,7 @@ from typing import Self
 from rowcast.dev import processes
 from rowcast.dev.account import Account, AccountError, current_account
 from rowcast.dev.binaries import Binaries
+from rowcast.errors import RowcastError
 
 SUPERUSER = "postgres"
 _START_TIMEOUT = 60.0
@@ -33,7 +34,7 @@ _LOG_LINES = 12
 _PORT_TRIES = 5
 
 
-class PostgresError(RuntimeError):
+class PostgresError(RowcastError):
     """A Postgres that could not be made, started or stopped. The text ends with its log's last lines."""
 
 
