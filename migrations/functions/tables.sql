@@ -311,7 +311,10 @@ begin
     if not exists (select from pg_event_trigger_ddl_commands() as d where d.schema_name is distinct from 'pg_temp') then
       return;
     end if;
-    select bool_or(d.classid <> 'pg_class'::regclass), array_agg(d.objid) into whole, touched
+    -- ATTACH and DETACH name the parent only.
+    select bool_or(d.classid <> 'pg_class'::regclass
+             or exists (select from pg_class as k where k.oid = d.objid and (k.relkind = 'p' or k.relhassubclass))),
+           array_agg(d.objid) into whole, touched
       from pg_event_trigger_ddl_commands() as d;
   end if;
   begin

@@ -86,7 +86,9 @@ async def _migrate(settings: Settings) -> None:
             done = await migrate(settings.direct_dsn)
         except REFUSED as error:
             if not told:
-                log.warning("database_unreachable", database=place(settings.direct_dsn), error=type(error).__name__)
+                log.warning(
+                    "database_unreachable", database=place(settings.direct_dsn), error=type(error).__name__
+                )
                 told = True
             await asyncio.sleep(_MIGRATE_RETRY)
             continue

@@ -1,4 +1,5 @@
-"""Settings, from the environment or a .env file. Wrong ones stop the start, with every fault named at once."""
+"""Settings, from the environment or a .env file. Wrong ones stop the start, with every fault named at
+once."""
 
 import re
 from collections.abc import Mapping
@@ -83,7 +84,11 @@ class Settings(BaseSettings):
     @field_validator("roles", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
-        return tuple(role.strip() for role in value.split(",") if role.strip()) if isinstance(value, str) else value
+        return (
+            tuple(role.strip() for role in value.split(",") if role.strip())
+            if isinstance(value, str)
+            else value
+        )
 
     @field_validator("database_url", "direct_url")
     @classmethod

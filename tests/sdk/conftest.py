@@ -152,7 +152,8 @@ async def peer() -> AsyncIterator[Peer]:
 
 @pytest.fixture
 async def connect(peer: Peer) -> AsyncIterator[Callable[..., Client]]:
-    """Make a client of ``peer`` that tries again at once: ``connect("key", **options)``. Closed at the end."""
+    """Make a client of ``peer`` that tries again at once: ``connect("key", **options)``. Closed at the
+    end."""
     async with AsyncExitStack() as stack:
 
         def make(key: Any = "the-key", **options: Any) -> Client:

@@ -1,7 +1,7 @@
 """Concurrent sessions that write as users do, and what must have been delivered of it.
 
-Every update raises its row's counter, so what must arrive is known exactly: for each row the numbers 1, 2, 3, …,
-each once and in order. Nothing here de-duplicates.
+Every update raises its row's counter, so what must arrive is known exactly: for each row the numbers 1, 2, 3,
+…, each once and in order. Nothing here de-duplicates.
 """
 
 import asyncio
@@ -40,7 +40,9 @@ class Tally:
 async def write(dsn: str, seed: int, *, writers: int = 8, transactions: int = 25) -> Tally:
     """Run the writers to their end."""
     tally = Tally()
-    await asyncio.gather(*(_writer(dsn, random.Random(seed * 1000 + n), n, transactions, tally) for n in range(writers)))
+    await asyncio.gather(
+        *(_writer(dsn, random.Random(seed * 1000 + n), n, transactions, tally) for n in range(writers))
+    )
     return tally
 
 
@@ -74,7 +76,9 @@ async def _transaction(connection: asyncpg.Connection, rnd: random.Random, numbe
         await outer.commit()
         return "committed"
     except EXPECTED as error:
-        await outer.rollback()
+        # A COMMIT that failed has ended the transaction already.
+        if connection.is_in_transaction():
+            await outer.rollback()
         return type(error).__name__
 
 

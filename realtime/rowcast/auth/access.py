@@ -1,7 +1,8 @@
 """Who may read a table as a whole: by the role's privileges, and only where no policy narrows it.
 
-A table with row level security, and a role without SELECT, get nothing: closed, not open. Verdicts are kept until
-the stream of changes says that the catalog changed, so a change is judged by the rights of its place in the stream.
+A table with row level security, and a role without SELECT, get nothing: closed, not open. Verdicts are kept
+until the stream of changes says that the catalog changed, so a change is judged by the rights of its place in
+the stream.
 """
 
 from collections.abc import Iterable
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 
 import asyncpg
 
+from rowcast.db.connection import Session
 from rowcast.model.change import Relation
 
 _RIGHTS = """
@@ -46,10 +48,9 @@ class Access:
         self._asked.clear()
         self._generation += 1
 
-    async def load(
-        self, connection: asyncpg.Connection, oids: Iterable[int], *, fresh: bool = False
-    ) -> None:
-        """Make sure that the rights on these tables are known. A table that is gone keeps its last verdict."""
+    async def load(self, connection: Session, oids: Iterable[int], *, fresh: bool = False) -> None:
+        """Make sure that the rights on these tables are known. A table that is gone keeps its last
+        verdict."""
         missing = list(oids) if fresh else [oid for oid in oids if oid not in self._asked]
         while missing:
             generation = self._generation
@@ -79,7 +80,9 @@ def _right(record: asyncpg.Record) -> Right:
     table = f"{record['schema']}.{record['table']}"
     role = record["role_name"]
     if not record["usage"]:
-        refusal = f"the role {role} may not use its schema: GRANT USAGE ON SCHEMA {record['schema']} TO {role};"
+        refusal = (
+            f"the role {role} may not use its schema: GRANT USAGE ON SCHEMA {record['schema']} TO {role};"
+        )
     elif not record["selects"]:
         refusal = f"the role {role} may not read it: GRANT SELECT ON {table} TO {role};"
     elif record["rls"] and not record["bypasses"]:

@@ -9,6 +9,7 @@ from typing import Any, Final
 from urllib.parse import unquote
 
 import jwt
+from jwt.types import Options
 
 from rowcast.model.claims import Claims, TokenError
 
@@ -16,6 +17,18 @@ _ALGORITHM: Final = "HS256"
 _MALFORMED: Final = "The token provided is not a valid JWT"
 _SIGNER: Final = "Failed to generate JWT signer, check your JWT secret or JWKS configuration"
 _REQUIRED: Final = "Fields `role` and `exp` are required in JWT"
+
+
+_SIGNATURE_ONLY: Final[Options] = {
+    "verify_signature": True,
+    "verify_exp": False,
+    "verify_iat": False,
+    "verify_nbf": False,
+    "verify_aud": False,
+    "verify_iss": False,
+    "verify_sub": False,
+    "verify_jti": False,
+}
 
 
 class Verifier:
@@ -39,9 +52,8 @@ class Verifier:
                 token,
                 self._secret,
                 algorithms=[_ALGORITHM],
-                options={"verify_signature": True, "verify_exp": False, "verify_iat": False, "verify_nbf": False,
-                         "verify_aud": False, "verify_iss": False, "verify_sub": False, "verify_jti": False},
-            )  # fmt: skip
+                options=_SIGNATURE_ONLY,
+            )
         except jwt.InvalidSignatureError:
             raise TokenError("JwtSignatureError", "Failed to validate JWT signature") from None
         except (jwt.InvalidTokenError, ValueError, RecursionError):
@@ -51,7 +63,7 @@ class Verifier:
 
 def _claims(raw: Mapping[str, Any], now: float) -> Claims:
     role, expires = raw.get("role"), raw.get("exp")
-    if "role" not in raw or "exp" not in raw or not isinstance(role, str) or not role:
+    if expires is None or not isinstance(role, str) or not role:
         raise TokenError("InvalidJWTToken", _REQUIRED)
     if not _is_number(expires) or ("iat" in raw and not _is_number(raw["iat"])):
         raise TokenError("InvalidJWTToken", "Token expiration time is invalid")

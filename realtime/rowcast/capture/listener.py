@@ -1,8 +1,8 @@
 """The session that listens, and that holds the flag's lock when this node owns it.
 
-NOTIFY only wakes; it carries no data. The session is never in a transaction for longer than a statement, and it
-is asked something every second, so that a dead TCP connection is noticed. The flag is set on this session alone:
-while a statement runs on it, the lock is held.
+NOTIFY only wakes; it carries no data. The session is never in a transaction for longer than a statement, and
+it is asked something every second, so that a dead TCP connection is noticed. The flag is set on this session
+alone: while a statement runs on it, the lock is held.
 """
 
 import asyncio
@@ -27,7 +27,8 @@ _CALM_TICK: Final = 1.0
 
 _RAISE = f"""select setval('rowcast.asleep_until',
   (extract(epoch from clock_timestamp()) + {LEASE_SECONDS})::bigint)"""
-_RENEW = f"""select f.last_value > extract(epoch from clock_timestamp()) as held, setval('rowcast.asleep_until',
+_RENEW = f"""select f.last_value > extract(epoch from clock_timestamp()) as held,
+  setval('rowcast.asleep_until',
   (extract(epoch from clock_timestamp()) + {LEASE_SECONDS})::bigint) from rowcast.asleep_until as f"""
 _LOWER = "select setval('rowcast.asleep_until', 0)"
 _DRAW = "select pg_current_xact_id()::text::bigint"
@@ -41,7 +42,12 @@ class Listener:
     """Runs the waker's rules against the database. ``wake`` is set when there may be something to read."""
 
     def __init__(
-        self, dsn: str, waker: Waker, wake: asyncio.Event, on_catalog: Callable[[], None], on_ready: Callable[[], None]
+        self,
+        dsn: str,
+        waker: Waker,
+        wake: asyncio.Event,
+        on_catalog: Callable[[], None],
+        on_ready: Callable[[], None],
     ) -> None:
         self._dsn = dsn
         self._waker = waker
@@ -69,7 +75,9 @@ class Listener:
             await connection.add_listener(CHANNEL, self._heard)
             async with asyncio.timeout(_STATEMENT_SECONDS):
                 await connection.execute("select pg_advisory_lock_shared($1)", ADVISORY_NODE)
-                prepared = await connection.fetchval("select current_setting('max_prepared_transactions')::int")
+                prepared = await connection.fetchval(
+                    "select current_setting('max_prepared_transactions')::int"
+                )
             self._waker.sleeps = prepared == 0
             # What was notified before LISTEN stood is read now.
             self._wake.set()
@@ -108,17 +116,14 @@ class Listener:
 
     async def _rest(self) -> None:
         """At most one turn in 5 ms, at least one in a quarter of a second."""
-        self._changed.clear()
-        if self._waker.mode is Mode.FOLLOWING and self._waker.leader_sleeps:
-            tick = _CALM_TICK
-        else:
-            tick = _TICK
+        follows_a_sleeper = self._waker.mode is Mode.FOLLOWING and self._waker.leader_sleeps
         try:
-            async with asyncio.timeout(tick):
+            async with asyncio.timeout(_CALM_TICK if follows_a_sleeper else _TICK):
                 await self._changed.wait()
         except TimeoutError:
             return
         await asyncio.sleep(_COALESCE)
+        self._changed.clear()
 
     async def _try_to_own(self, connection: asyncpg.Connection) -> None:
         # Tried for, never waited for: a statement that waits holds a snapshot, and with it vacuum.
@@ -133,7 +138,7 @@ class Listener:
         if self._waker.mode not in (Mode.FALLING, Mode.ASLEEP):
             return
         # A lease that ran out let writers pass without a NOTIFY: fall asleep anew.
-        if not (await connection.fetchrow(_RENEW))["held"]:
+        if not await connection.fetchval(_RENEW):
             await self._raise(connection)
 
     async def _change_mode(self, connection: asyncpg.Connection) -> None:

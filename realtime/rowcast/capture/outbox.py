@@ -1,7 +1,8 @@
 """The SQL that reads the outbox. Every statement also reads what has been trimmed: TRUNCATE is not MVCC-safe,
 and an older snapshot sees an empty table without an error.
 
-The outbox stands in a few tables, and a long transaction's rows may lie in two of them: each statement reads all.
+The outbox stands in a few tables, and a long transaction's rows may lie in two of them: each statement reads
+all.
 """
 
 TABLES = ("rowcast.outbox_0", "rowcast.outbox_1", "rowcast.outbox_2")
@@ -11,14 +12,19 @@ _ROW = "xid, seq, ord, relation, op, record, old_record, at"
 _OUT = "xid::text::bigint as xid, seq, ord, relation, op::text as op, record, old_record, at"
 
 
+_AFTER = "(ord, seq) > ($2, $3) order by ord, seq limit $4"
+
+
 def _union(arm: str) -> str:
     return "\nunion all\n".join(f"({arm.format(table=table)})" for table in TABLES)
 
 
 def _both(arm: str) -> str:
     """The rows that were not visible in A: begun after it, or running then. Two index look-ups a table."""
-    return _union(arm.replace("{where}", "xid >= $1::text::xid8")) + "\nunion all\n" + _union(
-        arm.replace("{where}", "xid = any($2::text[]::xid8[])")
+    return (
+        _union(arm.replace("{where}", "xid >= $1::text::xid8"))
+        + "\nunion all\n"
+        + _union(arm.replace("{where}", "xid = any($2::text[]::xid8[])"))
     )
 
 
@@ -58,12 +64,13 @@ select s.trimmed, o.* from (select xid::text::bigint as trimmed from rowcast.tri
 ) as o on true
 """
 
-# A page of one transaction: $1 its xid, after ($2 ord, $3 seq), at most $4 rows. The limit stands in every arm:
+# A page of one transaction: $1 its xid, after ($2 ord, $3 seq), at most $4 rows. The limit stands in every
+# arm:
 # over the plain union, Postgres would sort the whole transaction for each page.
 PART = f"""
 select s.trimmed, o.* from (select xid::text::bigint as trimmed from rowcast.trimmed) as s left join lateral (
   select * from (
-{_union(f"select {_OUT} from {{table}} where xid = $1::text::xid8 and (ord, seq) > ($2, $3) order by ord, seq limit $4")}
+{_union(f"select {_OUT} from {{table}} where xid = $1::text::xid8 and {_AFTER}")}
   ) as u order by ord, seq limit $4
 ) as o on true
 order by o.ord, o.seq

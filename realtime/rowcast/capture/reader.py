@@ -1,9 +1,10 @@
 """The reader: every committed change once, by the difference between two snapshots.
 
-Ids and xids are given before commit, so neither tells what is new. The reader keeps the snapshot of its last read;
-the next read returns every row whose transaction that snapshot does not see. Three rules make it exact:
+Ids and xids are given before commit, so neither tells what is new. The reader keeps the snapshot of its last
+read; the next read returns every row whose transaction that snapshot does not see. Three rules make it exact:
 
-- A page is handed out only when the WAL is flushed up to where its snapshot was taken: after a crash, Postgres
+- A page is handed out only when the WAL is flushed up to where its snapshot was taken: after a crash,
+  Postgres
   gives unflushed xids out again, and a snapshot kept over that would lose their new owners.
 - Order is (maxseq, ord, seq), with maxseq over all rows of the transaction, before any filter.
 - A read from snapshot A is good if and only if xmin(A) is above the highest xid that was trimmed.
@@ -84,8 +85,8 @@ class Reader:
             raise DatabaseError("This Postgres is a standby. Point DATABASE_URL at the primary.")
         # The planner has no good statistics of tables that are filled and truncated all day.
         await connection.execute(
-            "set jit = off; set enable_seqscan = off; set enable_bitmapscan = off; set synchronous_commit = local;"
-            " set plan_cache_mode = force_generic_plan"
+            "set jit = off; set enable_seqscan = off; set enable_bitmapscan = off;"
+            "set synchronous_commit = local; set plan_cache_mode = force_generic_plan"
         )
         identity = str(await connection.fetchval(outbox.EPOCH))
         epoch = hashlib.blake2b(identity.encode(), digest_size=EPOCH_BYTES).digest()
@@ -117,11 +118,12 @@ class Reader:
                 yield first
                 self._place = Position(self._place.epoch, first.end)
                 return
-        while self._place.end is not None:
-            async for page in self._paged(connection, self._place.start, self._place.end):
+        start, end = self._place.start, self._place.end
+        if end is not None:
+            async for page in self._paged(connection, start, end):
                 yield page
                 self._place = replace(self._place, order=page.rows[-1].order)
-            self._place = Position(self._place.epoch, self._place.end)
+            self._place = Position(self._place.epoch, end)
 
     def handed_out(self, page: Page, row: Row) -> None:
         """A page was handed out only up to this row: the next read goes on after it."""

@@ -1,7 +1,8 @@
 """What keeps the outbox small: the lease of capture, marks, and the rotation of its tables.
 
-Only the node that owns the flag does this. Nothing is ever deleted row by row: a table is truncated when all its
-writers had ended a retention ago, under a lock timeout of 5 ms, since a TRUNCATE that waits stalls readers.
+Only the node that owns the flag does this. Nothing is ever deleted row by row: a table is truncated when all
+its writers had ended a retention ago, under a lock timeout of 5 ms, since a TRUNCATE that waits stalls
+readers.
 """
 
 import statistics
@@ -16,6 +17,10 @@ _LOCK_TIMEOUT: Final = "5ms"
 _MARK_EVERY: Final = 1.0
 _LEASE_EVERY: Final = 60.0
 _COMMITS: Final = 15
+
+
+_WAITS: Final = """select exists (
+  select from rowcast.rotation as r, rowcast.current_outbox as c where r.outbox <> c.last_value)"""
 
 
 class Retention:
@@ -54,7 +59,7 @@ class Retention:
         if turned is not None:
             self._unmarked = True
         waits = await connection.fetchval(
-            "select exists (select from rowcast.rotation where outbox <> (select last_value from rowcast.current_outbox))"
+            _WAITS
         )
         if waits:
             # Also where a server died between the switch and drawing the xid: a later one is as good.

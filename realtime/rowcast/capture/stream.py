@@ -1,7 +1,8 @@
-"""The stream of changes: reader, listener, retention and tables at work together, and what subscribers ask of it.
+"""The stream of changes: reader, listener, retention and tables at work together, and what subscribers ask of
+it.
 
-Each part has a connection of its own and comes back by itself when that is lost; the reader's place is kept, so
-nothing is lost with it. What is handed to subscribers is in order, and only this module hands it out.
+Each part has a connection of its own and comes back by itself when that is lost; the reader's place is kept,
+so nothing is lost with it. What is handed to subscribers is in order, and only this module hands it out.
 """
 
 import asyncio
@@ -19,7 +20,7 @@ from rowcast.capture.relations import Relations
 from rowcast.capture.retention import Retention
 from rowcast.capture.tables import Table, matching, reconcile
 from rowcast.capture.waker import Mode, Waker
-from rowcast.db.connection import REFUSED, connect, place
+from rowcast.db.connection import REFUSED, Session, connect, place
 from rowcast.errors import DatabaseError
 from rowcast.hub.feed import Subscribed, Subscriber
 from rowcast.hub.subscriptions import Subscriptions
@@ -46,9 +47,7 @@ class Rights(Protocol):
     roles: frozenset[str]
 
     def forget(self) -> None: ...
-    async def load(
-        self, connection: asyncpg.Connection, oids: Iterable[int], *, fresh: bool = False
-    ) -> None: ...
+    async def load(self, connection: Session, oids: Iterable[int], *, fresh: bool = False) -> None: ...
     def refusal(self, role: str, oid: int) -> str | None: ...
     def may_read(self, role: str, relation: Relation) -> bool: ...
 
@@ -131,8 +130,8 @@ class Stream:
         found = await self._captured(binding)
         if not found:
             return (
-                "Unable to subscribe to changes with given parameters. Please check Realtime is enabled for the "
-                f"given connect parameters: {binding.describe()}"
+                "Unable to subscribe to changes with given parameters. Please check Realtime is enabled "
+                f"for the given connect parameters: {binding.describe()}"
             )
         reasons = [table.reason or self._rights.refusal(role, table.oid) for table in found]
         if all(reason is not None for reason in reasons):
@@ -188,8 +187,9 @@ class Stream:
                 # A name and no arguments: an error's text may hold rows.
                 if not told or isinstance(error, DatabaseError):
                     log.warning(
-                        "database_lost", part=part, database=place(self._direct_dsn), error=type(error).__name__,
-                        detail=str(error) if isinstance(error, DatabaseError) else None,
+                        "database_lost", part=part, database=place(self._direct_dsn),
+                        error=type(error).__name__, detail=str(error) if isinstance(error, DatabaseError) else
+                        None,
                     )  # fmt: skip
                     told = True
             self._up[part] = False

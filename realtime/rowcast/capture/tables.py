@@ -1,7 +1,8 @@
-"""Triggers follow the publication: what the event triggers could not do at once is done here, in the background.
+"""Triggers follow the publication: what the event triggers could not do at once is done here, in the
+background.
 
-CREATE TRIGGER waits for open writers and blocks new ones behind it, so it runs with a short lock timeout and is
-tried again; never because a client joined.
+CREATE TRIGGER waits for open writers and blocks new ones behind it, so it runs with a short lock timeout and
+is tried again; never because a client joined.
 """
 
 import asyncio
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 import asyncpg
 import structlog
 
-from rowcast.db.connection import ADVISORY_TABLES
+from rowcast.db.connection import ADVISORY_TABLES, Session
 from rowcast.model.binding import WILDCARD, Binding
 
 _LOCK_TIMEOUT = "50ms"
@@ -24,7 +25,8 @@ log = structlog.get_logger("rowcast.tables")
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table of the publication, under the name its changes carry. ``reason`` says why it is not captured."""
+    """A table of the publication, under the name its changes carry. ``reason`` says why it is not
+    captured."""
 
     oid: int
     schema: str
@@ -35,8 +37,8 @@ class Table:
 
 _MATCHING = """
 select w.root as oid, n.nspname as schema, k.relname as table,
-       bool_and(c.relid is not null and c.enabled or coalesce(w.refusal = 'its partitions are captured', false)) as captured,
-       max(w.refusal) as refusal, bool_or(not c.enabled) as disabled
+       bool_and(c.relid is not null and c.enabled or coalesce(w.refusal = 'its partitions are captured',
+       false)) as captured, max(w.refusal) as refusal, bool_or(not c.enabled) as disabled
 from rowcast.wanted_tables() as w
 join pg_class as k on k.oid = w.root join pg_namespace as n on n.oid = k.relnamespace
 left join rowcast.captured as c on c.relid = w.relid
@@ -45,7 +47,7 @@ group by 1, 2, 3
 """
 
 
-async def matching(connection: asyncpg.Connection, binding: Binding) -> list[Table]:
+async def matching(connection: Session, binding: Binding) -> list[Table]:
     """The tables of the publication that a binding asks for."""
     found = await connection.fetch(_MATCHING, binding.schema or WILDCARD, binding.table or WILDCARD)
     return [
@@ -70,7 +72,8 @@ async def reconcile(connection: asyncpg.Connection) -> bool:
             return False
         try:
             stale: Sequence[int] = [
-                record["oid"] for record in await connection.fetch("select * from rowcast.stale_tables() as t (oid)")
+                record["oid"]
+                for record in await connection.fetch("select * from rowcast.stale_tables() as t (oid)")
             ]
             done = True
             for oid in stale:
@@ -93,7 +96,9 @@ async def _install(connection: asyncpg.Connection, oid: int) -> bool:
     except (asyncpg.UndefinedTableError, asyncpg.UndefinedObjectError, asyncpg.InternalServerError):
         return False  # it was dropped or changed at this moment
     except asyncpg.InsufficientPrivilegeError as error:
-        log.error("table_not_captured", table=name, reason=str(error), remedy="run the server as the table's owner")
+        log.error(
+            "table_not_captured", table=name, reason=str(error), remedy="run the server as the table's owner"
+        )
         return True
     log.info("table_captured" if captured else "table_released", table=name)
     return True

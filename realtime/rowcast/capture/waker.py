@@ -9,8 +9,8 @@ database says so; it is a lease, so that a dead server's flag runs out. One node
                may have looked before it was        began after the xid X that was drawn after raising it
     ASLEEP     every writer notifies                looks once a second all the same; wakes above `high`
 
-Writers read the flag after their xid was assigned. One with an xid below X may have read it before it was raised:
-it has ended once xmin is above X, and the poll that sees this xmin has read what it wrote.
+Writers read the flag after their xid was assigned. One with an xid below X may have read it before it was
+raised: it has ended once xmin is above X, and the poll that sees this xmin has read what it wrote.
 """
 
 from dataclasses import dataclass, field
@@ -18,7 +18,8 @@ from enum import StrEnum
 from typing import Final
 
 AWAKE_POLL: Final = 0.005
-#: Where prepared transactions are possible the flag is never raised: a transaction that notified cannot be prepared.
+#: Where prepared transactions are possible the flag is never raised: a transaction that notified cannot be
+#: prepared.
 IDLE_POLL: Final = 0.020
 IDLE_AFTER: Final = 1.0
 FALLING_POLLS: Final = (0.010, 0.050)
@@ -44,7 +45,8 @@ class Mode(StrEnum):
 def thresholds(commit_seconds: float) -> tuple[float, float]:
     """Changes a second above which to stay awake, and below which to sleep, by the median time of a commit.
 
-    On a slow disk NOTIFY itself holds writers below any fixed rate, and a reader waiting for it would sleep on.
+    On a slow disk NOTIFY itself holds writers below any fixed rate, and a reader waiting for it would sleep
+    on.
     """
     low, high = _HIGH_LIMITS
     wake = min(max(_COMMIT_SHARE / max(commit_seconds, 1e-6), low), high)

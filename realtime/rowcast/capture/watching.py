@@ -16,15 +16,18 @@ _PATIENCE: Final = 30.0
 _RETRY: Final = (0.05, 1.0)
 
 _DESCRIBE = """
-select k.oid, k.relkind::text as kind, k.relpersistence::text as persistence, k.relreplident::text as identity,
+select k.oid, k.relkind::text as kind, k.relpersistence::text as persistence,
+       k.relreplident::text as identity,
        format('%I.%I', n.nspname, k.relname) as name,
-       exists (select from pg_index as x where x.indrelid = k.oid and (x.indisprimary or x.indisreplident)) as keyed,
+       exists (select from pg_index as x
+               where x.indrelid = k.oid and (x.indisprimary or x.indisreplident)) as keyed,
        exists (select from pg_publication_rel as r join pg_publication as p on p.oid = r.prpubid
                where p.pubname = $3 and r.prrelid = k.oid) as member
 from pg_class as k join pg_namespace as n on n.oid = k.relnamespace
 where n.nspname = $1 and k.relname = $2
 """
-_NAMES = """select n.nspname || '.' || k.relname from pg_class as k join pg_namespace as n on n.oid = k.relnamespace
+_NAMES = """select n.nspname || '.' || k.relname
+from pg_class as k join pg_namespace as n on n.oid = k.relnamespace
 where k.relkind in ('r', 'p') and n.nspname not in ('rowcast', 'realtime', 'information_schema')
   and n.nspname not like 'pg\\_%'"""
 _READERS = """select rolname from pg_roles where rolname in ('anon', 'authenticated')
@@ -68,7 +71,9 @@ def split_name(text: str) -> tuple[str, str]:
         at += 1
     parts.append(part)
     if quoted or len(parts) > 2 or not all(parts):
-        raise WatchError(f"{text!r} is no name of a table. Write table or schema.table; names with dots in quotes.")
+        raise WatchError(
+            f"{text!r} is no name of a table. Write table or schema.table; names with dots in quotes."
+        )
     return ("public", parts[0]) if len(parts) == 1 else (parts[0], parts[1])
 
 
@@ -78,7 +83,8 @@ async def watch(connection: asyncpg.Connection, name: str, *, identity_full: boo
     if not (table["keyed"] or table["identity"] == "f" or identity_full):
         # Postgres itself refuses UPDATE and DELETE on a published table that has none.
         raise WatchError(
-            f"{table['name']} has no primary key. Postgres would refuse its updates and deletes once it is published. "
+            f"{table['name']} has no primary key. Postgres would refuse its updates and deletes once it is "
+            "published. "
             f"Run ALTER TABLE {table['name']} REPLICA IDENTITY FULL first, or give --replica-identity-full."
         )
 
@@ -112,7 +118,9 @@ async def _described(connection: asyncpg.Connection, name: str) -> asyncpg.Recor
     if found is None:
         names = [record[0] for record in await connection.fetch(_NAMES)]
         near = difflib.get_close_matches(f"{schema}.{table}", names, n=1)
-        raise WatchError(f"There is no table {schema}.{table}." + (f" Did you mean {near[0]}?" if near else ""))
+        raise WatchError(
+            f"There is no table {schema}.{table}." + (f" Did you mean {near[0]}?" if near else "")
+        )
     if found["kind"] in _KINDS:
         raise WatchError(f"{found['name']} is {_KINDS[found['kind']]}.")
     if found["persistence"] in _PERSISTENCE:
@@ -124,7 +132,9 @@ async def _described(connection: asyncpg.Connection, name: str) -> asyncpg.Recor
     return found
 
 
-async def _locked(connection: asyncpg.Connection, change: Callable[[], Awaitable[None]], oid: int, name: str) -> None:
+async def _locked(
+    connection: asyncpg.Connection, change: Callable[[], Awaitable[None]], oid: int, name: str
+) -> None:
     """Change the publication and follow it, without making anybody wait long for us."""
     loop = asyncio.get_running_loop()
     deadline, delay = loop.time() + _PATIENCE, _RETRY[0]
@@ -134,7 +144,8 @@ async def _locked(connection: asyncpg.Connection, change: Callable[[], Awaitable
                 await connection.execute(f"set local lock_timeout = '{_LOCK_TIMEOUT}'")
                 await change()
                 await connection.execute(
-                    "select rowcast.install(relid) from (select relid from rowcast.wanted_tables() where root = $1::oid"
+                    "select rowcast.install(relid) from ("
+                    "select relid from rowcast.wanted_tables() where root = $1::oid"
                     " union select relid from rowcast.standing_triggers where relid = $1::oid) as t",
                     oid,
                 )

@@ -46,7 +46,9 @@ def _run(work: Coroutine[Any, Any, Any], settings: Settings) -> Any:
     except RowcastError as error:
         _fail(str(error))
     except REFUSED as error:
-        _fail(f"Postgres at {place(settings.direct_dsn)} cannot be reached: {type(error).__name__}. Is it running?")
+        _fail(
+            f"Postgres at {place(settings.direct_dsn)} cannot be reached ({type(error).__name__})."
+        )
     except asyncpg.PostgresError as error:
         _fail(f"Postgres says: {error}")
     except KeyboardInterrupt:
@@ -88,7 +90,9 @@ def _first(error: BaseException) -> BaseException:
 
 @app.command("migrate")
 def migrate_(
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be run, and run nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what would be run, and run nothing.")
+    ] = False,
 ) -> None:
     """Bring the database to this version."""
     settings = _settings()
@@ -107,7 +111,11 @@ def watch_(
     ] = False,
 ) -> None:
     """Capture changes of tables from now on."""
-    _each(tables, lambda connection, name: watch(connection, name, identity_full=replica_identity_full), "captured")
+    _each(
+        tables,
+        lambda connection, name: watch(connection, name, identity_full=replica_identity_full),
+        "captured",
+    )
 
 
 @app.command("unwatch")
@@ -143,7 +151,9 @@ def tables() -> None:
         connection = await connect(settings.direct_dsn, purpose="command")
         try:
             if not await connection.fetchval("select to_regclass('rowcast.migrations') is not null"):
-                raise RowcastError("This database was not migrated. Run `rowcast migrate` or `rowcast serve`.")
+                raise RowcastError(
+                    "This database was not migrated. Run `rowcast migrate` or `rowcast serve`."
+                )
             return await connection.fetch("select * from rowcast.tables")
         finally:
             await connection.close()
@@ -188,7 +198,9 @@ def token(
 def tail(
     table: Annotated[str, typer.Argument(help="table or schema.table")],
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
-    url: Annotated[str | None, typer.Option(help="The server; by default the one on this machine's PORT.")] = None,
+    url: Annotated[
+        str | None, typer.Option(help="The server; by default the one on this machine's PORT.")
+    ] = None,
     role: Annotated[str, typer.Option(help="Whose rights to read with.")] = "service_role",
 ) -> None:
     """Print changes of a table as they come, from a running server."""
@@ -204,7 +216,9 @@ def settings_(as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] 
     """Show every setting, where it came from, and no secret."""
     found = describe(_settings(), os.environ)
     if as_json:
-        print(json.dumps({one.variable: {"value": one.value, "source": one.source} for one in found}, indent=2))
+        print(
+            json.dumps({one.variable: {"value": one.value, "source": one.source} for one in found}, indent=2)
+        )
         return
     shown = Table("setting", "variable", "value", "from", box=None)
     for one in found:

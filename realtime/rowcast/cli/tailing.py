@@ -6,6 +6,7 @@ import time
 from rowcast.auth.tokens import sign
 from rowcast.capture.watching import split_name
 from rowcast.errors import RowcastError
+from rowcast.protocol.lines import change_line
 
 _TOKEN_SECONDS = 3600
 
@@ -23,7 +24,7 @@ async def follow(url: str, table: str, role: str, secret: str, *, as_json: bool)
         return sign({"role": role, "iat": now, "exp": now + _TOKEN_SECONDS}, secret)
 
     def show(change: sdk.Change) -> None:
-        print(json.dumps(change.raw) if as_json else line(change), flush=True)
+        print(json.dumps(change.raw) if as_json else change_line(change.raw), flush=True)
 
     async with sdk.create_client(url, key) as client:
         channel = client.channel("rowcast-tail").on("postgres_changes", show, schema=schema, table=name)
@@ -32,14 +33,3 @@ async def follow(url: str, table: str, role: str, secret: str, *, as_json: bool)
         except sdk.RowcastError as error:
             raise RowcastError(f"{error}") from None
         await client.wait_until("closed")
-
-
-def line(change: object) -> str:
-    """One change as one plain line, beginning with its operation."""
-    raw = change.raw  # type: ignore[attr-defined]
-    parts = [f"{raw['type']:<6}", f"{raw['schema']}.{raw['table']}"]
-    if "old_record" in raw:
-        parts.append(f"old {json.dumps(raw['old_record'], ensure_ascii=False)}")
-    if "record" in raw:
-        parts.append(f"new {json.dumps(raw['record'], ensure_ascii=False)}")
-    return " ".join(parts)

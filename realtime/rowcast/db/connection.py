@@ -20,8 +20,17 @@ _CONNECT_SECONDS = 10.0
 _KEEPALIVES = {"tcp_keepalives_idle": "5", "tcp_keepalives_interval": "2", "tcp_keepalives_count": "3"}
 _USER_TIMEOUT = {"tcp_user_timeout": "10000"}
 
+#: A connection of our own, or one lent by the pool.
+Session = asyncpg.Connection | asyncpg.pool.PoolConnectionProxy
+
 #: What a lost connection may raise, at any statement.
-LOST = (asyncpg.PostgresConnectionError, asyncpg.InterfaceError, asyncpg.AdminShutdownError, OSError, TimeoutError)
+LOST = (
+    asyncpg.PostgresConnectionError,
+    asyncpg.InterfaceError,
+    asyncpg.AdminShutdownError,
+    OSError,
+    TimeoutError,
+)
 #: What a server that is starting, stopping or full may say to a new connection.
 REFUSED = (asyncpg.CannotConnectNowError, asyncpg.TooManyConnectionsError, *LOST)
 

@@ -93,8 +93,8 @@ async def _run(
     connection: asyncpg.Connection, files: tuple[Sequence[Script], Sequence[Script]], dry_run: bool
 ) -> list[str]:
     versioned, repeatable = files
-    while not await connection.fetchval("select pg_try_advisory_lock($1)", ADVISORY_MIGRATE):
-        # Trying, not waiting: a statement that waits for a lock holds a snapshot, and with it vacuum.
+    # Trying, not waiting: a statement that waits for a lock holds a snapshot, and with it vacuum.
+    while not await connection.fetchval("select pg_try_advisory_lock($1)", ADVISORY_MIGRATE):  # noqa: ASYNC110
         await asyncio.sleep(_RETRY_SECONDS)
     if dry_run:
         exists = await connection.fetchval("select to_regclass('rowcast.migrations') is not null")
@@ -130,7 +130,9 @@ async def _run(
 async def _ledger(connection: asyncpg.Connection) -> tuple[dict[int, str], dict[str, str]]:
     done = await connection.fetch("select version, checksum from rowcast.migrations")
     current = await connection.fetch("select name, checksum from rowcast.functions")
-    return {row["version"]: row["checksum"] for row in done}, {row["name"]: row["checksum"] for row in current}
+    return {row["version"]: row["checksum"] for row in done}, {
+        row["name"]: row["checksum"] for row in current
+    }
 
 
 def _pending(versioned: Sequence[Script], done: dict[int, str]) -> list[Script]:

@@ -1,6 +1,7 @@
 """The pool of connections for short questions: what a join asks, what a command asks.
 
-It may go through a transaction pooler, so no statement is prepared under a name and nothing is set on a session.
+It may go through a transaction pooler, so no statement is prepared under a name and nothing is set on a
+session.
 """
 
 import asyncpg

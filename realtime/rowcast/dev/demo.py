@@ -1,4 +1,5 @@
-"""``rowcast demo`` and ``rowcast dev``: a Postgres from a wheel and the server, with nothing to set up before.
+"""``rowcast demo`` and ``rowcast dev``: a Postgres from a wheel and the server, with nothing to set up
+before.
 
 Both run the server that ``rowcast serve`` runs, in this process.
 """
@@ -16,18 +17,18 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import asyncpg
-from rowcast_client import Change, create_client
 
 from rowcast.auth.tokens import sign
 from rowcast.capture.watching import watch
-from rowcast.cli.tailing import line
 from rowcast.dev.account import current_account
 from rowcast.dev.binaries import find_binaries
 from rowcast.dev.postgres import Postgres, PostgresError, free_port, kept_home, temporary_home
 from rowcast.errors import RowcastError
+from rowcast.protocol.lines import change_line
 from rowcast.runtime import configure_logging, running
 from rowcast.serving.server import make_server
 from rowcast.settings import Settings, load
+from rowcast_client import Change, create_client
 
 _KEY_SECONDS = 365 * 86400
 _DEMO_SECONDS = 60.0
@@ -96,7 +97,7 @@ async def _demo(dsn: str, changes: int | None) -> int:
         count = itertools.count(1)
 
         def show(change: Change) -> None:
-            print(line(change), flush=True)
+            print(change_line(change.raw), flush=True)
             if next(count) == changes:
                 delivered.set()
 
@@ -197,11 +198,11 @@ async def _write(dsn: str) -> None:
             if turn % 3 == 0:
                 await connection.execute("insert into todos (title) values ($1)", random.choice(_TITLES))
             elif turn % 3 == 1:
-                await connection.execute("update todos set done = true where id = (select max(id) from todos)")
+                await connection.execute(
+                    "update todos set done = true where id = (select max(id) from todos)"
+                )
             else:
                 await connection.execute("delete from todos where id = (select min(id) from todos) and done")
             await asyncio.sleep(_WRITE_EVERY)
     finally:
         await connection.close()
-
-

@@ -14,7 +14,8 @@ from rowcast.protocol.messages import Version
 class Subscriber:
     """One joined channel. ``lost`` is called when the feed can no longer say what the subscriber missed.
 
-    ``gone`` is set once it has been unsubscribed: a subscription that is still being made then comes to nothing.
+    ``gone`` is set once it has been unsubscribed: a subscription that is still being made then comes to
+    nothing.
     """
 
     topic: str
@@ -26,7 +27,8 @@ class Subscriber:
 
 @dataclass(frozen=True, slots=True)
 class Subscribed:
-    """What became of a subscription: why bindings were refused, and whether any other is heard from now on."""
+    """What became of a subscription: why bindings were refused, and whether any other is heard from now
+    on."""
 
     refused: tuple[str, ...]
     ok: bool

@@ -1,9 +1,10 @@
 """A connection's outgoing queue, bounded in bytes.
 
-Frames that wait in one turn of the event loop are joined into one write. The lane keeps its own queue and leaves
-little in the transport, so that a slow consumer's unsent bytes are ours to drop. Over the limit the queue is
-dropped and the connection closed with a code of its own: nothing is lost, since the client subscribes again.
-After a close frame nothing is ever written. Everything here runs on the event loop only, and nothing waits.
+Frames that wait in one turn of the event loop are joined into one write. The lane keeps its own queue and
+leaves little in the transport, so that a slow consumer's unsent bytes are ours to drop. Over the limit the
+queue is dropped and the connection closed with a code of its own: nothing is lost, since the client
+subscribes again. After a close frame nothing is ever written. Everything here runs on the event loop only,
+and nothing waits.
 """
 
 import asyncio
@@ -43,7 +44,17 @@ class Sink(Protocol):
 class Lane:
     """The queue of one connection."""
 
-    __slots__ = ("_abort_timer", "_closing", "_frames", "_limit", "_loop", "_queued", "_scheduled", "_sink", "closed")
+    __slots__ = (
+        "_abort_timer",
+        "_closing",
+        "_frames",
+        "_limit",
+        "_loop",
+        "_queued",
+        "_scheduled",
+        "_sink",
+        "closed",
+    )
 
     def __init__(self, sink: Sink, limit: int, loop: asyncio.AbstractEventLoop | None = None) -> None:
         self._sink = sink

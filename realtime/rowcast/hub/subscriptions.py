@@ -1,8 +1,8 @@
 """Who hears which table: the index of bindings, and the fan-out of a change.
 
-Cost grows with the matches, not with the subscriptions: bindings are indexed by (schema, table), and the subscribers
-of one (table, operation) are kept grouped by what they are sent, so that equal messages are encoded once.
-Runs on the event loop only; nothing here waits.
+Cost grows with the matches, not with the subscriptions: bindings are indexed by (schema, table), and the
+subscribers of one (table, operation) are kept grouped by what they are sent, so that equal messages are
+encoded once. Runs on the event loop only; nothing here waits.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -52,7 +52,9 @@ class Subscriptions:
     _entries: dict[Subscriber, _Entry] = field(default_factory=dict)
     _by_place: dict[Place, dict[Subscriber, None]] = field(default_factory=dict)
     # Filled when a table's first change comes, and kept up to date from then on.
-    _audiences: dict[tuple[str, str, Op], dict[Audience, dict[Subscriber, None]]] = field(default_factory=dict)
+    _audiences: dict[tuple[str, str, Op], dict[Audience, dict[Subscriber, None]]] = field(
+        default_factory=dict
+    )
 
     def __len__(self) -> int:
         return len(self._entries)

@@ -54,7 +54,9 @@ def parse_binding(entry: Mapping[str, Any]) -> Binding:
     """
     schema, table = entry.get("schema"), entry.get("table")
     if "filter" in entry and not (isinstance(entry["filter"], str) and not entry["filter"].strip()):
-        raise BindingError("Filters are not supported by this server. Leave `filter` out of the subscription.")
+        raise BindingError(
+            "Filters are not supported by this server. Leave `filter` out of the subscription."
+        )
     if "select" in entry and entry["select"] != []:
         raise BindingError(
             "Column selection is not supported by this server. Leave `select` out of the subscription."

@@ -28,10 +28,10 @@ class Column:
 class Relation:
     """One version of a captured table. DDL makes a new version; a change refers to the one it was made under.
 
-    ``schema``, ``table`` and ``oid`` are those of the table to report, whose rights count: the topmost published
-    ancestor when the row was written to a partition. ``identity`` names the columns of the replica identity, which
-    are those ``old_record`` may show. ``omitted`` names columns of the images that are not reported. ``rls`` says
-    whether row level security was on.
+    ``schema``, ``table`` and ``oid`` are those of the table to report, whose rights count: the topmost
+    published ancestor when the row was written to a partition. ``identity`` names the columns of the replica
+    identity, which are those ``old_record`` may show. ``omitted`` names columns of the images that are not
+    reported. ``rls`` says whether row level security was on.
     """
 
     id: int

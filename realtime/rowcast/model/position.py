@@ -1,8 +1,8 @@
 """Snapshots of Postgres, and positions in the stream of changes.
 
 A position says: everything visible in snapshot A, and of what is visible in B everything up to
-(maxseq, ord, seq); at a batch's end it shrinks to one snapshot. Both are properties of the data, so a position
-means the same on every node. Clients see an opaque URL-safe text. This module performs no I/O.
+(maxseq, ord, seq); at a batch's end it shrinks to one snapshot. Both are properties of the data, so a
+position means the same on every node. Clients see an opaque URL-safe text. This module performs no I/O.
 """
 
 import base64

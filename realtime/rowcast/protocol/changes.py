@@ -48,7 +48,14 @@ def _data(change: Change, errors: bytes, record: bytes | None, old_record: bytes
     parts = [b'{"table":', _encode(relation.table), b',"type":"', change.op.encode(), b'"']
     if record is not None:
         parts += b',"record":', record
-    parts += b',"columns":', _columns(relation), b',"errors":', errors, b',"schema":', _encode(relation.schema)
+    parts += (
+        b',"columns":',
+        _columns(relation),
+        b',"errors":',
+        errors,
+        b',"schema":',
+        _encode(relation.schema),
+    )
     parts += b',"commit_timestamp":"', change.commit_timestamp.encode(), b'"'
     if old_record is not None:
         parts += b',"old_record":', old_record
@@ -75,7 +82,9 @@ def _cut(image: bytes, names: Collection[str]) -> bytes:
 
 def _small(image: bytes) -> bytes:
     kept = _fields.decode(image).items()
-    return _encode({name: raw for name, raw in kept if len(bytes(raw)) <= SMALL_VALUE and bytes(raw) != b"null"})
+    return _encode(
+        {name: raw for name, raw in kept if len(bytes(raw)) <= SMALL_VALUE and bytes(raw) != b"null"}
+    )
 
 
 @lru_cache(maxsize=4096)

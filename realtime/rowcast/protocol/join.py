@@ -28,7 +28,9 @@ def parse_join(payload: Any) -> JoinPayload:
     return JoinPayload(
         private=_flag(config.get("private")),
         token=_token(payload),
-        entries=tuple(entry for entry in entries if isinstance(entry, dict)) if isinstance(entries, list) else (),
+        entries=tuple(entry for entry in entries if isinstance(entry, dict))
+        if isinstance(entries, list)
+        else (),
     )
 
 

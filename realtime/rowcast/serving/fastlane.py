@@ -1,11 +1,12 @@
 """The fast lane: uvicorn's WebSocket protocol, with its transport handed to the hub.
 
-Handshake, ping, pong and closing stay the library's. Data frames are made once for all connections and written to
-the transport without ``await``; what the library writes goes between whole frames. Once either side has written a
-close frame, neither writes again.
+Handshake, ping, pong and closing stay the library's. Data frames are made once for all connections and
+written to the transport without ``await``; what the library writes goes between whole frames. Once either
+side has written a close frame, neither writes again.
 """
 
 from collections.abc import Sequence
+from typing import Any, cast
 
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.frames import Frame
@@ -60,7 +61,7 @@ class FastLane(WebSocketsSansIOProtocol):
     def handle_connect(self, event: Request) -> None:
         super().handle_connect(event)
         if not self.close_sent:
-            self.scope["extensions"][FAST_LANE] = self  # type: ignore[index]
+            cast(dict[str, Any], self.scope["extensions"])[FAST_LANE] = self
 
     def resume_writing(self) -> None:
         super().resume_writing()

@@ -66,7 +66,9 @@ class Connection:
                 return self._refresh(channel, message.payload, now)
             case "broadcast" | "presence" if message.ref is not None:
                 reason = f"{_NOT_OFFERED[message.event]} is not available on this server"
-                return [Send(reply(channel.topic, message.ref, channel.join_ref, "error", {"reason": reason}))]
+                return [
+                    Send(reply(channel.topic, message.ref, channel.join_ref, "error", {"reason": reason}))
+                ]
             case _:
                 return []
 
@@ -149,7 +151,9 @@ class Connection:
             raise JoinError("ChannelRateLimitReached: Too many channels")
         claims = self._verify(token, now)
         if payload.private:
-            raise JoinError(f"Unauthorized: You do not have permissions to read from this Channel topic: {name}")
+            raise JoinError(
+                f"Unauthorized: You do not have permissions to read from this Channel topic: {name}"
+            )
         return claims
 
     def _open(

@@ -57,7 +57,7 @@ async def endpoint(websocket: WebSocket) -> None:
     conversation = _Conversation(services, websocket, version, token, sink.lane)
     works = [asyncio.ensure_future(work) for work in (conversation.run(), sink.run(), sink.aborted())]
     try:
-        done, _ = await asyncio.wait(works[::2], return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(works[::2], return_when=asyncio.FIRST_COMPLETED)
     finally:
         for work in works:
             work.cancel()
@@ -108,7 +108,11 @@ class _Conversation:
     def _take(self, text: str | None, data: bytes | None) -> None:
         now = self._services.clock()
         try:
-            message = decode_text(text, self._version) if text is not None else decode_binary(data or b"", self._version)
+            message = (
+                decode_text(text, self._version)
+                if text is not None
+                else decode_binary(data or b"", self._version)
+            )
         except MalformedMessage as error:
             # Ignored, as the original does; what was in it is nobody's business.
             log.debug("malformed_message", fault=str(error))
