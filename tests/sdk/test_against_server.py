@@ -1,0 +1,63 @@
+"""The client against the real server and a real Postgres."""
+
+import asyncio
+from typing import Any
+
+import asyncpg
+import pytest
+
+from rowcast_client import AuthError, Change, JoinError, RetryPolicy, create_client
+
+pytestmark = pytest.mark.anyio
+
+
+async def write(database: str, *statements: str) -> None:
+    connection = await asyncpg.connect(database)
+    try:
+        for statement in statements:
+            await connection.execute(statement)
+    finally:
+        await connection.close()
+
+
+async def take(changes: "asyncio.Queue[Change]", number: int) -> list[Change]:
+    async with asyncio.timeout(20):
+        return [await changes.get() for _ in range(number)]
+
+
+async def test_insert_update_and_delete_arrive_and_go_on_after_a_restart(server: Any) -> None:
+    changes: asyncio.Queue[Change] = asyncio.Queue(100)
+    async with create_client(server.url, server.token, retry=RetryPolicy(first=0.02, cap=0.1)) as client:
+        channel = client.channel("todos").on("postgres_changes", changes.put, table="todos")
+        await channel.subscribe()
+        await write(
+            server.database,
+            "insert into todos (id, task) values (1, 'milk')",
+            "update todos set done = true where id = 1",
+            "delete from todos where id = 1",
+        )
+        insert, update, delete = await take(changes, 3)
+        assert [change.eventType for change in (insert, update, delete)] == ["INSERT", "UPDATE", "DELETE"]
+        assert insert.new == {"id": 1, "task": "milk", "done": False}
+        assert (update.new["done"], update.old, delete.old) == (True, {"id": 1}, {"id": 1})
+        assert all(change.seq and change.position and change.commit_timestamp for change in (insert, update))
+        await server.stop()
+        await client.wait_until("reconnecting", timeout=20)
+        await server.start()
+        await channel.subscribe()
+        await write(server.database, "insert into todos (id, task) values (2, 'bread')")
+        (after,) = await take(changes, 1)
+        assert after.new["task"] == "bread"
+
+
+async def test_a_wrong_key_is_an_auth_error(server: Any) -> None:
+    async with create_client(server.url, "not-a-token") as client:
+        with pytest.raises(AuthError):
+            await client.channel("todos").subscribe()
+
+
+async def test_a_table_that_is_not_there_is_refused_with_the_servers_reason(server: Any) -> None:
+    async with create_client(server.url, server.token()) as client:
+        with pytest.raises(JoinError) as raised:
+            await client.channel("x").on("postgres_changes", print, table="no_such_table").subscribe()
+        assert raised.value.code == "SubscriptionRefused"

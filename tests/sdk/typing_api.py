@@ -1,0 +1,51 @@
+"""How the SDK is used, for the type checker alone: each line must check, each ignored one must not."""
+
+from datetime import datetime
+from typing import Any, assert_type
+
+from rowcast_client import (
+    Change,
+    Channel,
+    Client,
+    RowcastError,
+    SubscribeStatus,
+    SystemMessage,
+    create_client,
+)
+
+
+def on_change(change: Change) -> None:
+    assert_type(change.new, dict[str, Any])
+    assert_type(change.commit_timestamp, datetime | None)
+    assert_type(change["old"], Any)
+
+
+async def on_change_async(change: Change) -> None: ...
+
+
+def on_status(status: SubscribeStatus, error: RowcastError | None) -> None: ...
+
+
+def on_status_short(status: SubscribeStatus) -> None: ...
+
+
+def on_system(message: SystemMessage) -> None: ...
+
+
+async def token() -> str:
+    return "token"
+
+
+async def usage() -> None:
+    async with create_client("http://localhost", lambda: "key", token=token, on_error=print) as client:
+        assert_type(client, Client)
+        channel = client.channel("a")
+        assert_type(channel.on("postgres_changes", {"event": "*", "table": "t"}, on_change), Channel)
+        channel.on("postgres_changes", on_change_async, event="INSERT", schema="public", table="t")
+        channel.on("system", on_system).on("system", {}, on_system)
+        assert_type(channel.subscribe(on_status), Channel)
+        assert_type(await channel.subscribe(on_status_short), Channel)
+        channel.on("postgres_changes", on_change, event="UPSERT", table="t")  # type: ignore[call-overload]
+        channel.on("postgres_changes", on_system, table="t")  # type: ignore[call-overload]
+        channel.on("broadcast", on_change)  # type: ignore[call-overload]
+        create_client("http://localhost", 5)  # type: ignore[arg-type]
