@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from rowcast_client._core import frames
 from rowcast_client._core.connection import Connection
@@ -290,8 +290,25 @@ class Conversation(RuleBasedStateMachine):
     def connect(self) -> None:
         self.do(self.core.connect(self.now))
 
-    @rule()
-    def close(self) -> None:
+    @initialize()
+    def begin(self) -> None:
+        self.connect()
+        self.opens(True)
+
+    @rule(topic=TOPICS)
+    def joins_without_a_hitch(self, topic: str) -> None:
+        self.subscribe(topic, True)
+        while self.tokens and self.socket is not None:
+            self.token(True)
+        while self.in_flight:
+            self.answers(True)
+        for joined in list(self.joined):
+            self.confirms(True, joined)
+
+    @rule(sure=st.integers(0, 4))
+    def close(self, sure: int) -> None:
+        if sure:  # else most runs would end in a closed client
+            return
         self.do(self.core.close(self.now))
         assert all(join.phase is Phase.IDLE for join in self.core.joins.values())
 
@@ -349,8 +366,9 @@ class Conversation(RuleBasedStateMachine):
 
     @precondition(lambda self: self.joined)
     @rule(good=st.booleans())
-    def confirms(self, good: bool) -> None:
-        topic, ref = next(iter(self.joined.items()))
+    def confirms(self, good: bool, topic: str | None = None) -> None:
+        topic = topic or next(iter(self.joined))
+        ref = self.joined[topic]
         payload = {"extension": "postgres_changes", "status": "ok" if good else "error", "message": "m"}
         self.hears(topic, ref, None, "system", payload)
 
@@ -378,10 +396,14 @@ class Conversation(RuleBasedStateMachine):
         self.now = end
 
     @invariant()
+    def knows_whether_there_is_a_socket(self) -> None:
+        assert self.core.online == (self.socket is not None)
+
+    @invariant()
     def keeps_trying(self) -> None:
         if self.core.state is ClientState.RECONNECTING:
             assert self.core.deadline is not None or self.opening is not None
 
 
 TestConversation = Conversation.TestCase
-TestConversation.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestConversation.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
