@@ -44,8 +44,8 @@ class Change(Mapping[str, Any]):
     """``INSERT``, ``UPDATE`` or ``DELETE``; also as ``event_type``."""
     schema: str
     table: str
-    new: dict[str, Any] = field(repr=False)
-    old: dict[str, Any] = field(repr=False)
+    new: dict[str, Any]
+    old: dict[str, Any]
     commit_timestamp: datetime | None
     """When it was committed, with zone."""
     errors: list[str] | None

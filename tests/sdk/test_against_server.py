@@ -1,6 +1,10 @@
 """The client against the real server and a real Postgres."""
 
 import asyncio
+import os
+import sys
+from asyncio.subprocess import PIPE
+from pathlib import Path
 from typing import Any
 
 import asyncpg
@@ -9,6 +13,8 @@ import pytest
 from rowcast_client import AuthError, Change, JoinError, RetryPolicy, create_client
 
 pytestmark = pytest.mark.anyio
+
+ROOT = Path(__file__).parents[2]
 
 
 async def write(database: str, *statements: str) -> None:
@@ -61,3 +67,34 @@ async def test_a_table_that_is_not_there_is_refused_with_the_servers_reason(serv
         with pytest.raises(JoinError) as raised:
             await client.channel("x").on("postgres_changes", print, table="no_such_table").subscribe()
         assert raised.value.code == "SubscriptionRefused"
+
+
+async def first_line(database: str, *command: str) -> str:
+    """Run a program that subscribes, write until it prints something, and end it."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "PYTHONUNBUFFERED": "1"}
+    program = await asyncio.create_subprocess_exec(sys.executable, *command, stdout=PIPE, env=environment)
+    assert program.stdout is not None
+    printed = asyncio.ensure_future(program.stdout.readline())
+    try:
+        async with asyncio.timeout(20):
+            number = 0
+            while not printed.done():
+                await write(database, f"insert into todos (id, task) values ({(number := number + 1)}, 'x')")
+                await asyncio.wait([printed], timeout=0.1)
+        return printed.result().decode()
+    finally:
+        program.kill()
+        await program.communicate()
+
+
+async def test_the_example_runs_as_printed(server: Any) -> None:
+    example = str(ROOT / "examples" / "subscribe.py")
+    assert "Change(eventType='INSERT'" in await first_line(
+        server.database, example, server.url, server.token()
+    )
+
+
+async def test_the_first_subscription_of_the_readme_runs_as_printed(server: Any) -> None:
+    snippet = (ROOT / "sdk" / "README.md").read_text().split("```python\n")[1].split("```")[0]
+    code = snippet.replace("http://localhost:4000", server.url).replace("YOUR_ANON_KEY", server.token())
+    assert "Change(eventType='INSERT'" in await first_line(server.database, "-c", code)
