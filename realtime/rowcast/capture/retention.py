@@ -58,9 +58,7 @@ class Retention:
         )
         if turned is not None:
             self._unmarked = True
-        waits = await connection.fetchval(
-            _WAITS
-        )
+        waits = await connection.fetchval(_WAITS)
         if waits:
             # Also where a server died between the switch and drawing the xid: a later one is as good.
             await connection.execute("select rowcast.left_outbox()")

@@ -207,6 +207,8 @@ class Stream:
     async def _read(self) -> None:
         connection = await connect(self._direct_dsn, purpose="reader")
         try:
+            # Before the epoch is looked at: where the lease had run out, a new one begins.
+            await self._retention.renew(connection)
             try:
                 await self._reader.open(connection)
             except HistoryLost as lost:
@@ -297,9 +299,6 @@ class Stream:
     async def _keep(self) -> None:
         connection = await connect(self._direct_dsn, purpose="keeper")
         try:
-            if await connection.fetchval("select pg_is_in_recovery()"):
-                raise DatabaseError("This Postgres is a standby. Point DATABASE_URL at the primary.")
-            await self._retention.renew(connection)
             reconciled = 0.0
             self._tables_changed.set()
             while True:

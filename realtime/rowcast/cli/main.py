@@ -46,9 +46,7 @@ def _run(work: Coroutine[Any, Any, Any], settings: Settings) -> Any:
     except RowcastError as error:
         _fail(str(error))
     except REFUSED as error:
-        _fail(
-            f"Postgres at {place(settings.direct_dsn)} cannot be reached ({type(error).__name__})."
-        )
+        _fail(f"Postgres at {place(settings.direct_dsn)} cannot be reached ({type(error).__name__}).")
     except asyncpg.PostgresError as error:
         _fail(f"Postgres says: {error}")
     except KeyboardInterrupt:

@@ -27,6 +27,8 @@ Session = asyncpg.Connection | asyncpg.pool.PoolConnectionProxy
 LOST = (
     asyncpg.PostgresConnectionError,
     asyncpg.InterfaceError,
+    # What asyncpg says of a statement sent at the moment its backend was ended.
+    asyncpg.InternalClientError,
     asyncpg.AdminShutdownError,
     OSError,
     TimeoutError,
@@ -64,6 +66,11 @@ async def connect(dsn: str, *, purpose: str, timeout: float = _CONNECT_SECONDS) 
                     **_USER_TIMEOUT,
                 },
             )
+            if await connection.fetchval("select pg_is_in_recovery()"):
+                connection.terminate()
+                raise DatabaseError(
+                    f"Postgres at {place(dsn)} is a standby. Point DATABASE_URL at the primary."
+                )
     except (asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InvalidCatalogNameError) as error:
         raise DatabaseError(f"Postgres at {place(dsn)} refuses the connection: {error}.") from None
     return connection

@@ -1,0 +1,109 @@
+"""The stream through what happens to its connections, and beside another node."""
+
+import asyncio
+
+import asyncpg
+import pytest
+
+from rowcast.capture.waker import Mode
+from support.streams import streaming, subscribed
+
+pytestmark = pytest.mark.anyio
+
+TABLE = """
+create table things (id bigint primary key);
+grant select on things to service_role;
+alter publication supabase_realtime add table things;
+"""
+
+
+@pytest.fixture
+async def things(migrated: str) -> str:
+    """A database with a captured table."""
+    connection = await asyncpg.connect(migrated)
+    await connection.execute(TABLE)
+    await connection.close()
+    return migrated
+
+
+async def test_a_write_made_after_subscribing_arrives(things: str) -> None:
+    async with streaming(things) as stream:
+        kept = await subscribed(stream, "things")
+        connection = await asyncpg.connect(things)
+        await connection.execute("insert into things values (1)")
+        await kept.until(lambda: len(kept.changes) == 1)
+        assert kept.changes[0]["record"] == {"id": 1}
+        await connection.close()
+
+
+@pytest.mark.parametrize("part", ["listener", "reader", "keeper"])
+async def test_a_terminated_connection_loses_and_repeats_nothing(things: str, part: str) -> None:
+    async with streaming(things) as stream:
+        kept = await subscribed(stream, "things")
+        connection = await asyncpg.connect(things)
+        for turn in range(3):
+            for n in range(20):
+                await connection.execute("insert into things values ($1)", turn * 100 + n)
+                if n == 10:
+                    ended = await connection.fetchval(
+                        "select count(pg_terminate_backend(pid)) from pg_stat_activity"
+                        " where application_name = $1 and datname = current_database()",
+                        f"rowcast {part}",
+                    )
+                    assert ended == 1
+            want = (turn + 1) * 20
+            await kept.until(lambda want=want: len(kept.changes) >= want)  # type: ignore[misc]
+            # The part has to be back before it is ended again.
+            async with asyncio.timeout(20):
+                while not await connection.fetchval(
+                    "select exists (select from pg_stat_activity where application_name = $1"
+                    " and datname = current_database() and state = 'idle')",
+                    f"rowcast {part}",
+                ):
+                    await connection.execute("select pg_sleep(0.02)")
+        expected = [turn * 100 + n for turn in range(3) for n in range(20)]
+        assert [change["record"]["id"] for change in kept.changes] == expected
+        assert kept.losses == 0
+        await connection.close()
+
+
+async def test_two_streams_of_one_database_both_deliver_everything(things: str) -> None:
+    async with streaming(things) as first, streaming(things) as second:
+        both = [await subscribed(first, "things"), await subscribed(second, "things")]
+        connection = await asyncpg.connect(things)
+        for n in range(200):
+            await connection.execute("insert into things values ($1)", n)
+        for kept in both:
+            await kept.until(lambda kept=kept: len(kept.changes) >= 200)  # type: ignore[misc]
+            assert [change["record"]["id"] for change in kept.changes] == list(range(200))
+        # A position means the same on every node: one flag, owned by one of them.
+        assert [first.mode, second.mode].count(Mode.FOLLOWING) == 1
+        await connection.close()
+
+
+async def test_rotation_under_load_trims_and_loses_nothing(things: str) -> None:
+    async with streaming(things, age=0.6, page_size=50) as stream:
+        kept = await subscribed(stream, "things")
+        connection = await asyncpg.connect(things)
+        n = 0
+        while await connection.fetchval("select xid = '0' from rowcast.trimmed") or n < 500:
+            await connection.execute("insert into things values ($1)", n)
+            n += 1
+        await kept.until(lambda: len(kept.changes) >= n)
+        assert [change["record"]["id"] for change in kept.changes] == list(range(n))
+        assert kept.losses == 0
+        await connection.close()
+
+
+async def test_a_lease_that_ran_out_begins_a_new_epoch_and_tells_subscribers(things: str) -> None:
+    connection = await asyncpg.connect(things)
+    async with streaming(things) as stream:
+        kept = await subscribed(stream, "things")
+        await connection.execute("select setval('rowcast.lease_until', 1)")
+        await connection.execute("select rowcast.renew_lease(3600)")
+        await connection.execute(
+            "select pg_terminate_backend(pid) from pg_stat_activity"
+            " where application_name = 'rowcast reader' and datname = current_database()"
+        )
+        await kept.until(lambda: kept.losses == 1)
+    await connection.close()

@@ -1,0 +1,89 @@
+"""A stream of changes with a subscriber that keeps what it is sent."""
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any
+
+from rowcast.auth.access import Access
+from rowcast.capture.retention import Retention
+from rowcast.capture.stream import Stream
+from rowcast.db.pool import create_pool
+from rowcast.hub.feed import Subscriber
+from rowcast.hub.lanes import Lane
+from rowcast.hub.subscriptions import Subscriptions
+from rowcast.model.binding import parse_binding
+from rowcast.model.claims import Claims
+from rowcast.protocol.frames import payload_of
+from rowcast.protocol.messages import Version
+
+SERVICE = Claims(role="service_role", expires_at=2e9, raw={"role": "service_role"})
+
+
+class Kept:
+    """A sink that keeps the changes written to it, and wakes who waits for them."""
+
+    def __init__(self) -> None:
+        self.changes: list[dict[str, Any]] = []
+        self.losses = 0
+        self._more = asyncio.Event()
+
+    def waiting(self) -> int:
+        return 0
+
+    def write(self, frames: Sequence[bytes]) -> None:
+        for frame in frames:
+            message = json.loads(payload_of(frame)[1])
+            self.changes.append(message[4]["data"])
+        self._more.set()
+
+    def close(self, code: int, reason: str) -> None:
+        raise AssertionError(f"the lane was closed with {code} {reason}")
+
+    def abort(self) -> None:
+        raise AssertionError("the lane was aborted")
+
+    def lost(self) -> None:
+        self.losses += 1
+        self._more.set()
+
+    async def until(self, holds: Callable[[], bool], seconds: float = 30.0) -> None:
+        """Wait until something holds of what was kept."""
+        async with asyncio.timeout(seconds):
+            while not holds():
+                self._more.clear()
+                await self._more.wait()
+
+
+@contextlib.asynccontextmanager
+async def streaming(
+    dsn: str, *, age: float = 3600.0, size: int = 1 << 30, page_size: int = 1000
+) -> AsyncIterator[Stream]:
+    """A running stream of the database at ``dsn``."""
+    pool = await create_pool(dsn, 5)
+    stream = Stream(
+        direct_dsn=dsn,
+        pool=pool,
+        subscriptions=Subscriptions(limit=1 << 20),
+        rights=Access(["anon", "authenticated", "service_role"]),
+        retention=Retention(age=age, size=size, lease=3600),
+        page_size=page_size,
+    )
+    async with asyncio.TaskGroup() as tasks:
+        running = tasks.create_task(stream.run())
+        try:
+            yield stream
+        finally:
+            running.cancel()
+            pool.terminate()
+
+
+async def subscribed(stream: Stream, table: str) -> Kept:
+    """Subscribe to every change of a table, and return once it is certain."""
+    kept = Kept()
+    subscriber = Subscriber(f"realtime:{table}", Version.V2, Lane(kept, 1 << 30), kept.lost)
+    binding = parse_binding({"event": "*", "schema": "public", "table": table})
+    result = await stream.subscribe(subscriber, [binding], SERVICE)
+    assert result.ok, result.refused
+    return kept
