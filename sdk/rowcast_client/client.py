@@ -249,6 +249,9 @@ class Client:
             await self._read(number, socket)
         except ConnectionLost as lost:
             self._apply(self._core.lost(number, lost, time.monotonic()))
+        except Exception as fault:  # ours, and still no reason to leave the channels dead
+            broken = ConnectionLost(f"reading failed with {type(fault).__name__}", code="InternalFault")
+            self._apply(self._core.lost(number, broken, time.monotonic()))
         finally:
             writer.cancel()
             socket.transport.abort()

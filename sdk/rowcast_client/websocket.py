@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.http11 import Response
 
 from .errors import AuthError, ConnectError, ConnectionLost, RowcastError
@@ -48,7 +48,7 @@ async def dial(
     except OSError as fault:
         reason = fault.strerror or type(fault).__name__
         raise ConnectError(f"the server cannot be reached: {reason}", hint="is it running there?") from None
-    except (WebSocketException, ValueError, EOFError) as fault:
+    except Exception as fault:  # whatever it was, its text may show the URL
         raise ConnectError(f"the handshake failed: {type(fault).__name__}") from None
 
 

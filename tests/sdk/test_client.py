@@ -24,6 +24,7 @@ from rowcast_client import (
     TokenError,
     UsageError,
 )
+from rowcast_client.address import websocket_url, with_key
 
 pytestmark = pytest.mark.anyio
 
@@ -366,7 +367,7 @@ async def test_closing_the_client_closes_channels_and_does_not_reconnect(
         await channel
     async with asyncio.timeout(10):
         await line.ended.wait()
-    assert line.socket.close_code == 1000
+    assert line.socket.protocol.close_code == 1000
     assert [await heard.next_status() for _ in range(2)] == ["SUBSCRIBED", "CLOSED"]
     assert client.state is ClientState.CLOSED
     with pytest.raises(ClientClosed):
@@ -448,6 +449,54 @@ async def test_wrong_uses_are_refused_where_they_are_made(connect: Connect) -> N
             use()
     with pytest.raises(UsageError, match="call subscribe"):
         await channel
+
+
+async def test_closing_does_not_wait_for_room_in_a_full_mailbox(peer: Any, connect: Connect) -> None:
+    started, ended = asyncio.Event(), asyncio.Event()
+
+    async def stuck(change: Change) -> None:
+        started.set()
+        await ended.wait()
+
+    client = connect(buffer=1)
+    channel = client.channel("todos").on("postgres_changes", stuck, table="todos").subscribe()
+    line = await peer.line()
+    await line.accept()
+    await channel
+    for number in range(10):
+        await line.insert("realtime:todos", {"id": number})
+    async with asyncio.timeout(10):
+        await started.wait()
+        closing = asyncio.ensure_future(client.close())
+        await client.wait_until("closed")
+        ended.set()
+        await closing
+    assert channel.state == "closed"
+
+
+async def test_the_url_may_be_given_in_every_usual_form() -> None:
+    for url in (
+        "http://h:1",
+        "ws://h:1/",
+        "http://h:1/realtime/v1",
+        "http://h:1/realtime/v1/websocket?apikey=x",
+    ):
+        assert websocket_url(url) == "ws://h:1/realtime/v1/websocket"
+    assert websocket_url("https://h/socket") == "wss://h/socket/websocket"
+    assert with_key("ws://h/websocket?a=1", "k&y") == "ws://h/websocket?a=1&apikey=k%26y&vsn=2.0.0"
+
+
+@pytest.mark.parametrize("answer", ["", None, 5])
+async def test_a_callable_that_gives_no_text_is_an_error(peer: Any, connect: Connect, answer: Any) -> None:
+    with pytest.raises(TokenError):
+        await connect(lambda: answer).connect()
+
+
+async def test_an_unreachable_server_is_a_timeout_that_says_why(connect: Connect) -> None:
+    channel = connect(url="http://127.0.0.1:1").channel("a")
+    with pytest.raises(TimedOut) as raised:
+        await channel.subscribe(timeout=0.05)
+    assert isinstance(raised.value.__cause__, ConnectError)
 
 
 def test_outside_a_coroutine_the_fault_is_named() -> None:
