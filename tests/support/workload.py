@@ -10,6 +10,7 @@ import random
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Literal
 
 import asyncpg
 
@@ -22,7 +23,12 @@ insert into counters select g, 0 from generate_series(1, {ROWS}) as g;
 alter publication supabase_realtime add table counters, entries;
 """
 
-ISOLATION = ("read_committed", "read_committed", "repeatable_read", "serializable")
+ISOLATION: tuple[Literal["read_committed", "repeatable_read", "serializable"], ...] = (
+    "read_committed",
+    "read_committed",
+    "repeatable_read",
+    "serializable",
+)
 EXPECTED = (
     asyncpg.DeadlockDetectedError,
     asyncpg.SerializationError,
