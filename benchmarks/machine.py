@@ -71,8 +71,8 @@ def pgbench(server: Postgres, script: str, clients: int, seconds: float, setting
     path = Path(server.home) / "script.sql"
     path.write_text(script)
     done = subprocess.run(
-        [binary, "-n", "-M", "prepared", "-c", f"{clients}", "-j", "2", "-T", f"{seconds:.0f}", "-f", str(path),
-         server.dsn],
+        [binary, "-n", "-M", "prepared", "-c", f"{clients}", "-j", "2", "-T", f"{seconds:.0f}",
+         "-f", str(path), server.dsn],
         env={**os.environ, "PGOPTIONS": settings}, capture_output=True, text=True, check=True,
     )  # fmt: skip
     line = next(line for line in done.stdout.splitlines() if line.startswith("tps ="))
