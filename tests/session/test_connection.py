@@ -1,0 +1,300 @@
+"""A conversation: what the real server was seen to answer, and rules that hold whatever a client does."""
+
+from typing import Any
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from rowcast.model.claims import Claims, TokenError
+from rowcast.protocol.messages import ClientMessage, ServerMessage, Version
+from rowcast.session.connection import Connection, Limits
+from rowcast.session.wants import Attach, Close, Detach, Send, Want
+
+NOW = 1_000_000.0
+CHANGES = {"postgres_changes": [{"event": "*", "schema": "public", "table": "todos"}]}
+
+
+def verify(token: str, now: float) -> Claims:
+    """Tokens are ``role`` or ``role:expiry``; the rest is refused."""
+    role, _, expires = token.partition(":")
+    if role == "bad":
+        raise TokenError("JwtSignatureError", "Failed to validate JWT signature")
+    at = float(expires) if expires else NOW + 3600
+    if at <= now:
+        raise TokenError.expired(now - at)
+    return Claims(role, at, {})
+
+
+def connection(version: Version = Version.V2, **limits: Any) -> Connection:
+    return Connection(version, "anon", verify, Limits(**{"refusal_delay": 0.0, **limits}), NOW)
+
+
+def say(
+    conversation: Connection,
+    event: str,
+    payload: Any = None,
+    ref: str | None = "1",
+    *,
+    topic: str = "realtime:a",
+    join_ref: str | None = None,
+) -> list[Want]:
+    return conversation.receive(ClientMessage(topic, event, payload or {}, ref, join_ref), NOW)
+
+
+def sent(wants: list[Want]) -> list[tuple[Any, ...]]:
+    """What is sent, as (join_ref, ref, event, payload)."""
+    messages = [want.message for want in wants if isinstance(want, Send)]
+    return [(m.join_ref, m.ref, m.event, m.payload) for m in messages]
+
+
+def join(conversation: Connection, ref: str = "1", config: Any = None, **more: Any) -> list[Want]:
+    return say(conversation, "phx_join", {"config": config or {}, **more}, ref, join_ref=ref)
+
+
+def ok(response: Any) -> dict[str, Any]:
+    return {"status": "ok", "response": response}
+
+
+def refused(reason: str) -> dict[str, Any]:
+    return {"status": "error", "response": {"reason": reason}}
+
+
+def test_a_plain_join_is_answered_with_no_bindings() -> None:
+    assert sent(join(connection())) == [("1", "1", "phx_reply", ok({"postgres_changes": []}))]
+
+
+def test_entries_are_echoed_id_first_then_in_alphabetical_order() -> None:
+    entry = {"table": "todos", "schema": "public", "event": "*", "unknown": [1]}
+    wants = join(connection(), config={"postgres_changes": [entry]})
+    (echo,) = sent(wants)[0][3]["response"]["postgres_changes"]
+    assert list(echo) == ["id", "event", "schema", "table", "unknown"]
+    assert isinstance(wants[1], Attach)
+    assert wants[1].bindings[0].id == echo["id"] > 0
+
+
+def test_a_refused_join_says_why() -> None:
+    cases = [
+        ({"access_token": "bad"}, "JwtSignatureError: Failed to validate JWT signature"),
+        ({"access_token": f"anon:{NOW - 84}"}, "InvalidJWTToken: Token has expired 84 seconds ago"),
+        (
+            {"config": {"private": True}},
+            "Unauthorized: You do not have permissions to read from this Channel topic: a",
+        ),
+    ]
+    for payload, reason in cases:
+        assert sent(say(connection(), "phx_join", payload))[0][3] == refused(reason)
+    nameless = say(connection(), "phx_join", topic="realtime:")
+    assert sent(nameless)[0][3] == refused("TopicNameRequired: You must provide a topic name")
+
+
+def test_an_opaque_key_or_null_falls_back_to_the_connections_token() -> None:
+    for token in ("sb_publishable_xyz", None):
+        assert sent(join(connection(), access_token=token))[0][3]["status"] == "ok"
+
+
+def test_a_topic_that_was_not_joined_or_has_no_prefix_is_unmatched() -> None:
+    for topic in ("realtime:never", "room-b"):
+        wants = say(
+            connection(), "broadcast" if ":" in topic else "phx_join", topic=topic, ref="4", join_ref="9"
+        )
+        assert sent(wants) == [(None, "4", "phx_reply", refused("unmatched topic"))]
+
+
+def test_a_leave_is_answered_and_then_closed_and_a_second_one_answered() -> None:
+    conversation = connection()
+    join(conversation, "6")
+    assert sent(say(conversation, "phx_leave", ref="7", join_ref="6")) == [
+        ("6", "7", "phx_reply", ok({})),
+        ("6", "6", "phx_close", {}),
+    ]
+    assert sent(say(conversation, "phx_leave", ref="8", join_ref="6")) == [("6", "8", "phx_reply", ok({}))]
+
+
+def test_a_second_join_is_answered_before_the_first_is_closed() -> None:
+    conversation = connection()
+    join(conversation, "2")
+    assert sent(join(conversation, "6")) == [
+        ("6", "6", "phx_reply", ok({"postgres_changes": []})),
+        ("2", "2", "phx_close", {}),
+    ]
+
+
+def test_a_second_join_under_the_old_protocol_closes_nothing() -> None:
+    conversation = connection(Version.V1)
+    join(conversation, "2")
+    assert [event for _, _, event, _ in sent(join(conversation, "6"))] == ["phx_reply"]
+
+
+def test_an_unknown_event_is_ignored_and_a_broadcast_is_refused() -> None:
+    conversation = connection()
+    join(conversation)
+    assert say(conversation, "whatever", ref="3") == []
+    assert sent(say(conversation, "broadcast", ref="4"))[0][3]["status"] == "error"
+    assert say(conversation, "broadcast", ref=None) == []
+
+
+def test_a_heartbeat_tells_the_position_only_to_who_hears_changes() -> None:
+    conversation = connection()
+    beat = ClientMessage("phoenix", "heartbeat", {}, "9")
+    assert sent(conversation.receive(beat, NOW, "p1")) == [(None, "9", "phx_reply", ok({}))]
+    join(conversation, config=CHANGES)
+    conversation.attached(1, 1, (), True, "p1")
+    assert sent(conversation.receive(beat, NOW, "p2")) == [(None, "9", "phx_reply", ok({"position": "p2"}))]
+
+
+def test_what_became_of_a_subscription_is_told_refusals_first() -> None:
+    conversation = connection()
+    join(conversation, config=CHANGES)
+    messages = sent(conversation.attached(1, 1, ("no",), True, "p"))
+    assert [(event, payload["status"], payload["message"]) for _, _, event, payload in messages] == [
+        ("system", "error", "no"),
+        ("system", "ok", "Subscribed to PostgreSQL"),
+    ]
+    assert list(messages[1][3]) == ["message", "status", "extension", "channel", "position"]
+    assert messages[1][3]["channel"] == "a"
+
+
+def test_a_filter_is_refused_by_a_system_error_and_the_other_entry_subscribed() -> None:
+    entries = [{"event": "*", "table": "a", "filter": "id=eq.1"}, {"event": "*", "table": "a"}]
+    wants = join(connection(), config={"postgres_changes": entries})
+    assert "Filters are not supported" in sent(wants)[1][3]["message"]
+    (attach,) = [want for want in wants if isinstance(want, Attach)]
+    assert len(attach.bindings) == 1
+
+
+def test_a_refreshed_token_is_taken_or_ends_the_channel() -> None:
+    conversation = connection()
+    join(conversation, config=CHANGES)
+    for token in ("anon", None, "sb_secret_x", 5):
+        assert say(conversation, "access_token", {"access_token": token}) == []
+    (again,) = say(conversation, "access_token", {"access_token": "authenticated"})
+    assert isinstance(again, Attach)
+    assert (again.claims.role, again.attempt) == ("authenticated", 2)
+    assert conversation.attached(1, 1, (), True, "stale") == []
+    wants = say(conversation, "access_token", {"access_token": "bad"})
+    assert [event for _, _, event, _ in sent(wants)] == ["system", "phx_close"]
+    assert Detach(1) in wants
+
+
+def test_a_token_that_expires_ends_its_channel_and_no_other() -> None:
+    conversation = connection()
+    join(conversation, access_token=f"anon:{NOW + 4}")
+    say(conversation, "phx_join", topic="realtime:b", ref="2")
+    assert conversation.deadline() == NOW + 4
+    messages = sent(conversation.tick(NOW + 4))
+    assert [payload.get("message") for _, _, _, payload in messages] == [
+        "Token has expired 0 seconds ago",
+        None,
+    ]
+    assert conversation.tick(NOW + 5) == []
+
+
+def test_a_silent_client_is_closed() -> None:
+    assert connection().tick(NOW + 60) == [Close(1000)]
+
+
+def test_channels_and_entries_are_limited() -> None:
+    conversation = connection(channels=1, bindings=1)
+    entries = [{"event": "*", "table": "a"}, {"event": "*", "table": "b"}]
+    wants = join(conversation, config={"postgres_changes": entries})
+    assert "Too many postgres_changes" in sent(wants)[1][3]["message"]
+    second = say(conversation, "phx_join", topic="realtime:b")
+    assert sent(second)[0][3] == refused("ChannelRateLimitReached: Too many channels")
+
+
+class Conversation(RuleBasedStateMachine):
+    """Any client against a model that knows only which topics are joined, and by which join."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = NOW
+        self.version = Version.V2
+        self.connection = connection(idle_timeout=1e9)
+        self.joined: dict[str, str] = {}
+        self.attached: set[int] = set()
+        self.attempts: list[Attach] = []
+        self.ref = 0
+
+    def _say(self, topic: str, event: str, payload: Any) -> list[ServerMessage]:
+        self.ref += 1
+        return self._take(
+            self.connection.receive(
+                ClientMessage(topic, event, payload, str(self.ref), str(self.ref)), self.now
+            )
+        )
+
+    def _take(self, wants: list[Want]) -> list[ServerMessage]:
+        messages = []
+        for want in wants:
+            match want:
+                case Send(message, _):
+                    messages.append(message)
+                case Attach():
+                    self.attached.add(want.channel)
+                    self.attempts.append(want)
+                case Detach(channel):
+                    assert channel in self.attached, "detached, and never attached"
+                    self.attached.remove(channel)
+                case Close():
+                    raise AssertionError("closed without a reason")
+        return messages
+
+    @rule(topic=st.sampled_from(["realtime:a", "realtime:b"]), changes=st.booleans(), good=st.booleans())
+    def joins(self, topic: str, changes: bool, good: bool) -> None:
+        payload = {"config": CHANGES if changes else {}, "access_token": "anon" if good else "bad"}
+        messages = self._say(topic, "phx_join", payload)
+        assert messages[0].event == "phx_reply"
+        assert messages[0].ref == str(self.ref)
+        old = self.joined.pop(topic, None)
+        closes = [message.join_ref for message in messages if message.event == "phx_close"]
+        assert closes == ([] if old is None else [old])
+        if good:
+            self.joined[topic] = str(self.ref)
+        assert messages[0].payload["status"] == ("ok" if good else "error")
+
+    @rule(topic=st.sampled_from(["realtime:a", "realtime:b", "other"]))
+    def leaves(self, topic: str) -> None:
+        messages = self._say(topic, "phx_leave", {})
+        assert messages[0].payload == ok({})
+        assert len(messages) == (2 if self.joined.pop(topic, None) else 1)
+
+    @precondition(lambda self: self.attempts)
+    @rule(data=st.data(), good=st.booleans())
+    def is_attached(self, data: st.DataObject, good: bool) -> None:
+        attempt = data.draw(st.sampled_from(self.attempts))
+        messages = self._take(
+            self.connection.attached(attempt.channel, attempt.attempt, ("no",) * (not good), good, "p")
+        )
+        assert len(messages) <= 1
+        if messages:
+            assert messages[0].join_ref == self.joined[messages[0].topic]
+
+    @rule(token=st.sampled_from(["anon", "authenticated", "bad", "sb_x", None]))
+    def refreshes(self, token: str | None) -> None:
+        for message in self._say("realtime:a", "access_token", {"access_token": token}):
+            if message.event == "phx_close":
+                assert self.joined.pop("realtime:a") == message.join_ref
+
+    @precondition(lambda self: self.attached)
+    @rule(data=st.data())
+    def is_lost(self, data: st.DataObject) -> None:
+        (message,) = self._take(self.connection.lost(data.draw(st.sampled_from(sorted(self.attached)))))
+        assert message.event == "phx_error"
+        assert self.joined.pop(message.topic) == message.join_ref
+
+    @rule()
+    def ends_and_begins_anew(self) -> None:
+        self._take(self.connection.end())
+        assert self.attached == set()
+        self.__init__()  # type: ignore[misc]
+
+    @invariant()
+    def a_heartbeat_is_answered(self) -> None:
+        (want,) = self.connection.receive(ClientMessage("phoenix", "heartbeat", {}, None), self.now)
+        assert isinstance(want, Send)
+        assert want.message.payload["status"] == "ok"
+
+
+TestConversation = Conversation.TestCase
+TestConversation.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
