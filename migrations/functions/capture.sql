@@ -19,9 +19,6 @@ declare
   setting text[];
   present text;
 begin
-  if kind = 'time' and current_setting('TimeZone') in ('UTC', 'Etc/UTC', 'GMT') then
-    return changed;
-  end if;
   foreach setting slice 1 in array wanted loop
     exit when kind = 'time' and setting[1] <> 'TimeZone';
     present := current_setting(setting[1]);
@@ -104,7 +101,9 @@ begin
         if not captures then
           return null;
         end if;
-        if tg_argv[1] <> '' then
+        -- Looked at here first: a call costs a twentieth of the whole trigger.
+        if tg_argv[1] = 'all'
+           or tg_argv[1] = 'time' and current_setting('TimeZone') not in ('UTC', 'Etc/UTC', 'GMT') then
           changed_settings := rowcast.pin(tg_argv[1]);
         end if;
         if tg_argv[2] <> '' then
@@ -112,7 +111,7 @@ begin
         end if;
         %2$s
         get diagnostics written = row_count;
-        if changed_settings <> '{}' then
+        if changed_settings is not null then
           perform rowcast.unpin(changed_settings);
         end if;
         if written > 0 and wakes then

@@ -6,6 +6,7 @@ import asyncpg
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from rowcast.capture.waker import AWAKE_POLL, BELT, CALM_SECONDS, IDLE_POLL, Mode, Waker, thresholds
 from support.streams import streaming, subscribed
 
@@ -99,7 +100,7 @@ async def test_no_write_around_the_switch_waits_for_the_belt(migrated: str) -> N
             for transaction in open_:
                 await transaction.commit()
             # The belt would bring it within a second; the flag must bring it at once.
-            await kept.until(lambda: len(kept.changes) >= number, seconds=0.9)
+            await kept.until(lambda number=number: len(kept.changes) >= number, seconds=0.9)  # type: ignore[misc]
             if waker.mode is Mode.ASLEEP:
                 await setup.execute("select setval('rowcast.asleep_until', 0)")
                 waker.lowered(asyncio.get_running_loop().time())
