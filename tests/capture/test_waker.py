@@ -7,7 +7,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rowcast.capture.waker import AWAKE_POLL, BELT, CALM_SECONDS, IDLE_POLL, Mode, Waker, thresholds
+from rowcast.capture.waker import (
+    AWAKE_POLL,
+    BELT,
+    BUSY_POLL,
+    CALM_SECONDS,
+    IDLE_POLL,
+    WINDOW,
+    Mode,
+    Waker,
+    thresholds,
+)
 from support.streams import streaming, subscribed
 
 
@@ -55,6 +65,16 @@ def test_a_burst_wakes_the_owner_without_waiting_for_its_window() -> None:
     waker.read(0, 2, 0.01)
     waker.read(1000, 3, 0.02)
     assert waker.wants(0.02) is Mode.AWAKE
+
+
+def test_a_very_busy_owner_reads_more_at_once() -> None:
+    waker = Waker()
+    waker.own(0.0)
+    waker.read(5_000, 1, 0.1)
+    waker.wants(WINDOW)
+    assert waker.pause(WINDOW) == BUSY_POLL
+    waker.wants(2 * WINDOW)
+    assert waker.pause(2 * WINDOW) == AWAKE_POLL
 
 
 def test_where_transactions_can_be_prepared_the_flag_is_never_raised() -> None:
