@@ -1,0 +1,41 @@
+"""What the README prints runs as printed."""
+
+import asyncio
+import os
+import re
+import sys
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from support.server import Server
+
+pytestmark = pytest.mark.anyio
+
+README = Path(__file__).parent.parent / "README.md"
+
+
+async def test_the_first_subscription_shows_a_change(server: Server) -> None:
+    (program,) = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+    assert len([line for line in program.splitlines() if line.strip()]) <= 12
+    program = program.replace("http://localhost:4000", server.url).replace("YOUR_ANON_KEY", server.token())
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-u", "-c", program, stdout=asyncio.subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )  # fmt: skip
+    connection = await asyncpg.connect(server.database)
+    try:
+        assert process.stdout is not None
+        shown = asyncio.ensure_future(process.stdout.readline())
+        async with asyncio.timeout(30):
+            # It says nothing before its first change: write until it does.
+            while not shown.done():
+                await connection.execute("insert into todos (title) values ('from the README')")
+                await asyncio.wait({shown}, timeout=0.2)
+        assert b"from the README" in shown.result()
+        assert b"INSERT" in shown.result()
+    finally:
+        process.kill()
+        await process.wait()
+        await connection.close()
