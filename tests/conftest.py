@@ -94,7 +94,8 @@ def cluster() -> Iterator[Callable[..., Postgres]]:
 
         def start(*, durable: bool = False, settings: Mapping[str, str] | None = None) -> Postgres:
             own = {**SETTINGS, **(settings or {})}
-            server = Postgres(temporary_home(), binaries(), durable=durable, settings=own)
+            found = binaries()
+            server = Postgres(temporary_home(), found, durable=durable, settings=own)
             stack.callback(server.discard)
             server.start()
             return server

@@ -38,7 +38,8 @@ def provide() -> Iterator[str]:
         with _container() as url:
             yield url
     else:
-        server = Postgres(temporary_home(), binaries(), durable=False, settings=SETTINGS)
+        found = binaries()
+        server = Postgres(temporary_home(), found, durable=False, settings=SETTINGS)
         try:
             server.start()
             yield server.dsn
