@@ -73,7 +73,12 @@ def _claims(raw: Mapping[str, Any], now: float) -> Claims:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an integer with hundreds of digits
+        return False
 
 
 def sign(claims: Mapping[str, Any], secret: str) -> str:

@@ -69,13 +69,18 @@ class Lane:
         self.closed = False
 
     @property
+    def closing(self) -> bool:
+        """Whether the connection is to be closed, or is: a push is dropped."""
+        return self.closed or self._closing is not None
+
+    @property
     def queued(self) -> int:
         """Bytes that wait in the lane."""
         return self._queued
 
     def push(self, frame: bytes) -> None:
         """Send a whole frame, soon. Never blocks and never raises; a closed lane drops it."""
-        if self.closed or self._closing is not None:
+        if self.closing:
             return
         # One frame larger than the limit may still go, alone.
         if self._queued and self._queued + len(frame) > self._limit:
@@ -87,7 +92,7 @@ class Lane:
 
     def close(self, code: int, reason: str = "") -> None:
         """Close the connection once what is queued has been written."""
-        if self.closed or self._closing is not None:
+        if self.closing:
             return
         self._closing = (code, reason)
         self._abort_timer = self._loop.call_later(_ABORT_SECONDS, self._sink.abort)

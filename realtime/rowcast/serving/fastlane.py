@@ -22,11 +22,13 @@ class FastLane(WebSocketsSansIOProtocol):
     """A connection whose lane writes to the transport."""
 
     lane: Lane | None = None
+    _pong_limit = LOW_MARK
 
     def open_lane(self, limit: int) -> Lane:
         """The lane of this connection, bounded to ``limit`` bytes."""
         self.transport.set_write_buffer_limits(high=LOW_MARK)
         self.lane = Lane(self, limit, self.loop)
+        self._pong_limit = 2 * limit
         return self.lane
 
     # What the lane does
@@ -50,8 +52,7 @@ class FastLane(WebSocketsSansIOProtocol):
         if self.read_paused:
             self.read_paused = False
             self.transport.resume_reading()
-        # A close() with unsent bytes would wait for ever.
-        self.close_timer = self.loop.call_later(_CLOSE_SECONDS, self.transport.abort)
+        self._bound_closing()
 
     def abort(self) -> None:
         self.transport.abort()
@@ -68,27 +69,44 @@ class FastLane(WebSocketsSansIOProtocol):
         if self.lane is not None:
             self.lane.flush()
 
+    def handle_ping(self) -> None:
+        if self.close_sent:
+            self.conn.data_to_send()
+            return
+        super().handle_ping()
+        # Pongs pass the lane by. Whoever asks for ever more of them without reading any is let go.
+        if self.waiting() > self._pong_limit:
+            self.transport.abort()
+
     def handle_close(self, event: Frame) -> None:
         self._end_lane()
         super().handle_close(event)
+        self._bound_closing()
 
     def handle_parser_exception(self) -> None:
         self._end_lane()
         super().handle_parser_exception()
+        self._bound_closing()
 
     def keepalive_timeout(self) -> None:
         self._end_lane()
         super().keepalive_timeout()
+        self._bound_closing()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._end_lane()
         super().connection_lost(exc)
 
     def shutdown(self) -> None:
-        if self.lane is None or self.lane.closed:
-            super().shutdown()
-        else:
+        if self.lane is not None and not self.lane.closed:
             self.lane.close(SERVICE_RESTART, "the server is restarting")
+        elif not self.transport.is_closing():
+            super().shutdown()
+
+    def _bound_closing(self) -> None:
+        """A transport's close() waits until all is sent: for ever, where the client does not read."""
+        if self.close_timer is None and not self.disconnected:
+            self.close_timer = self.loop.call_later(_CLOSE_SECONDS, self.transport.abort)
 
     def _end_lane(self) -> None:
         if self.lane is not None:

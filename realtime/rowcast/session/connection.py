@@ -163,7 +163,7 @@ class Connection:
         self._next_key += 1
         channel = Channel(self._next_key, message.topic, join_ref, claims, token, bindings)
         self._channels[message.topic] = channel
-        echo = [{"id": binding_id(entry), **dict(sorted(entry.items()))} for entry in payload.entries]
+        echo = [_echo(entry) for entry in payload.entries]
         answer = reply(message.topic, message.ref, join_ref, "ok", {_CHANGES: echo})
         wants: list[Want] = [Send(answer)]
         wants += [Send(channel.system("error", error, _CHANGES)) for error in errors]
@@ -221,6 +221,11 @@ class Connection:
         hears = any(channel.attached for channel in self._channels.values())
         response = {"position": position} if hears and position is not None else {}
         return Send(reply(message.topic, message.ref, None, "ok", response))
+
+
+def _echo(entry: dict[str, Any]) -> dict[str, Any]:
+    """An entry as the reply has it: the id of ours first, whatever the client called its own."""
+    return {"id": binding_id(entry), **{name: entry[name] for name in sorted(entry) if name != "id"}}
 
 
 __all__ = ["SUBSCRIBED", "Connection", "Limits", "ServerMessage", "Verify"]

@@ -24,6 +24,9 @@ from rowcast.web.fallback import AsgiSink
 from rowcast.web.services import Services
 
 FAST_LANE = "rowcast.fastlane"
+#: Refusals are sent late on purpose. So many may wait, and then the client is closed.
+_MAX_DELAYED = 1_000
+_POLICY = 1008
 _JSON_UTF8 = "application/json; charset=utf-8"
 
 log = structlog.get_logger("rowcast.web")
@@ -139,6 +142,10 @@ class _Conversation:
         self._lane.push(text_frame(encode(message, self._version)))
 
     def _later(self, delay: float, message: ServerMessage) -> None:
+        if len(self._timers) >= _MAX_DELAYED:
+            self._lane.close(_POLICY, "too many refused joins: wait for their replies")
+            return
+
         def send() -> None:
             self._timers.discard(timer)
             self._send(message)
@@ -162,6 +169,9 @@ class _Conversation:
             result = await self._services.feed.subscribe(subscriber, want.bindings, want.claims)
         except Exception:
             log.exception("subscribe_failed")
+            # Nothing may go on under a token that has been replaced.
+            self._services.feed.unsubscribe(subscriber)
+            del self._subscriptions[want.channel]
             refused = ("Unable to subscribe to changes: the server failed. Its log has the reason.",)
             self._do(self._session.attached(want.channel, want.attempt, refused, False, None))
             return
@@ -191,5 +201,5 @@ class _Conversation:
     def _ticked(self) -> None:
         self._tick = None
         self._do(self._session.tick(self._services.clock()))
-        if not self._lane.closed:
+        if not self._lane.closing:
             self._arm()
