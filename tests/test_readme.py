@@ -1,6 +1,7 @@
 """What the README prints runs as printed."""
 
 import asyncio
+import itertools
 import os
 import re
 import sys
@@ -30,9 +31,12 @@ async def test_the_first_subscription_shows_a_change(server: Server) -> None:
         shown = asyncio.ensure_future(process.stdout.readline())
         async with asyncio.timeout(30):
             # It says nothing before its first change: write until it does.
-            while not shown.done():
-                await connection.execute("insert into todos (title) values ('from the README')")
-                await asyncio.wait({shown}, timeout=0.2)
+            for number in itertools.count():
+                await connection.execute(
+                    "insert into todos (id, task) values ($1, 'from the README')", number
+                )
+                if (await asyncio.wait({shown}, timeout=0.2))[0]:
+                    break
         assert b"from the README" in shown.result()
         assert b"INSERT" in shown.result()
     finally:

@@ -24,7 +24,8 @@ from rowcast.settings import Settings, describe, load, parse_duration
 app = typer.Typer(
     help="A self-hosted realtime server for Postgres.", no_args_is_help=True, pretty_exceptions_enable=False
 )
-_out = Console(soft_wrap=True, highlight=False)
+# A pipe has no width to fit into.
+_out = Console(soft_wrap=True, highlight=False, width=None if sys.stdout.isatty() else 240)
 
 
 def _fail(text: str, code: int = 1) -> NoReturn:
