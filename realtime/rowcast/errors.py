@@ -4,7 +4,8 @@ RowcastError
 ├── SettingsError        the settings cannot be used
 ├── DatabaseError        the database cannot be used as it is
 │   └── MigrationError   the schema cannot be brought to this version
-└── WatchError           a table cannot be captured
+├── WatchError           a table cannot be captured
+└── in ``rowcast.dev``: AccountError, BinariesNotFoundError, PostgresError: no Postgres of our own can be had
 """
 
 

@@ -44,6 +44,7 @@ grant select on public.todos to anon, authenticated, service_role;
 
 def run_demo(changes: int | None) -> int:
     """Show live changes, until Ctrl-C or until so many were delivered. The exit code."""
+    _end_on_sigterm()
     with contextlib.ExitStack() as stack:
         try:
             postgres = stack.enter_context(_postgres(temporary_home("rowcast-demo-"), durable=False))
@@ -57,6 +58,7 @@ def run_demo(changes: int | None) -> int:
 
 def run_dev() -> int:
     """Keep the database and the server up, until Ctrl-C. The exit code."""
+    _end_on_sigterm()
     with contextlib.ExitStack() as stack:
         try:
             dsn = os.environ.get("DATABASE_URL")
@@ -68,6 +70,11 @@ def run_dev() -> int:
         except KeyboardInterrupt:
             pass
     return 0
+
+
+def _end_on_sigterm() -> None:
+    """SIGTERM ends it as Ctrl-C does: with the Postgres stopped and its folder gone."""
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
 
 
 def _failed(error: Exception) -> int:
@@ -130,9 +137,7 @@ async def _dev(dsn: str) -> None:
     async with _serving(settings):
         _hints(settings)
         _say("Ctrl-C ends it.")
-        stop = asyncio.Event()
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
-        await stop.wait()
+        await asyncio.Event().wait()
 
 
 def _settings(dsn: str, port: int) -> Settings:
