@@ -1,0 +1,69 @@
+"""Settings: every fault named at once, and no secret shown."""
+
+from pathlib import Path
+
+import pytest
+
+from rowcast.errors import SettingsError
+from rowcast.settings import describe, load, parse_duration, parse_size
+
+URL = "postgresql://me:a-password@db.example:5432/app?password=another-one"
+SECRET = "s" * 32
+
+
+@pytest.fixture(autouse=True)
+def _plain_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)  # no .env file of a developer's
+    for name in ("DATABASE_URL", "ROWCAST_DATABASE_URL", "ROWCAST_JWT_SECRET", "JWT_SECRET", "PORT"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_all_faults_are_named_at_once_by_their_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATABASE_URL", "mysql://me:a-password@db.example/app")
+    monkeypatch.setenv("ROWCAST_JWT_SECRET", "short-secret")
+    monkeypatch.setenv("PORT", "70000")
+    monkeypatch.setenv("ROWCAST_RETENTION", "long")
+    monkeypatch.setenv("ROWCAST_LANE_LIMIT", "4 pounds")
+    monkeypatch.setenv("ROWCAST_LOG_LEVEL", "loud")
+    with pytest.raises(SettingsError) as fault:
+        load()
+    text = str(fault.value)
+    for name in ("DATABASE_URL", "JWT_SECRET", "PORT", "RETENTION", "LANE_LIMIT", "LOG_LEVEL"):
+        assert name in text
+    assert "a-password" not in text
+    assert "short-secret" not in text
+
+
+def test_what_is_missing_is_named() -> None:
+    with pytest.raises(SettingsError) as fault:
+        load()
+    assert "DATABASE_URL is missing" in str(fault.value)
+    assert "ROWCAST_JWT_SECRET is missing" in str(fault.value)
+
+
+def test_no_secret_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATABASE_URL", URL)
+    monkeypatch.setenv("ROWCAST_JWT_SECRET", SECRET)
+    settings = load()
+    found = {one.variable: one for one in describe(settings, {"DATABASE_URL": URL})}
+    assert found["DATABASE_URL"].value == "postgresql://me:********@db.example:5432/app"
+    assert found["DATABASE_URL"].source == "environment, DATABASE_URL"
+    assert found["PORT"].source == "default"
+    shown = repr(settings) + repr(found)
+    assert "a-password" not in shown
+    assert "another-one" not in shown
+    assert SECRET not in shown
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90s", 90.0), ("250ms", 0.25), ("1.5h", 5400.0), ("2d", 172800.0), ("7", 7.0)]
+)
+def test_durations_are_read(text: str, seconds: float) -> None:
+    assert parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("512kB", 524288), ("1 GB", 1 << 30), ("7", 7), ("64mb", 1 << 26)]
+)
+def test_sizes_are_read(text: str, size: int) -> None:
+    assert parse_size(text) == size
