@@ -1,7 +1,9 @@
 """Callbacks: what users register, checked at once, and called the same way whatever their kind."""
 
 import inspect
+import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Literal, TypedDict
 
 from .change import Change
@@ -82,6 +84,15 @@ async def call(callback: Callable[..., object], *arguments: object) -> None:
     result = callback(*arguments)
     if inspect.isawaitable(result):
         await result
+
+
+def describe(callback: Callable[..., object], fault: BaseException) -> str:
+    """Who raised what, and where. Not what the exception says: that may be data of a row."""
+    name = getattr(callback, "__qualname__", type(callback).__name__)
+    at = ""
+    for frame, line in traceback.walk_tb(fault.__traceback__):
+        at = f" at {Path(frame.f_code.co_filename).name}, line {line},"
+    return f"callback {name} raised {type(fault).__name__}{at}"
 
 
 def binding_of(filter_: Any) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from .callbacks import (
     binding_of,
     call,
     checked,
+    describe,
     status_callback,
 )
 from .change import read_change
@@ -97,6 +98,8 @@ class Channel:
     def on(self, type: str, *arguments: Any, **words: Any) -> Self:
         """Call ``callback`` for what is described: row changes, or the server's ``system`` messages."""
         callback = arguments[-1] if arguments else None
+        if len(arguments) > 2 or (words and (len(arguments) > 1 or type == "system")):
+            raise UsageError("on() takes one callback, and either a dict or keywords before it")
         if type == "system":
             self._system.append(checked(callback, 1, "system"))
         elif type == "postgres_changes":
@@ -116,6 +119,7 @@ class Channel:
         """
         if on_status is not None:
             self._on_status = status_callback(on_status)
+        self._client._check_open()
         self._timeout = timeout
         self._context = contextvars.copy_context()
         if self.state in (ChannelState.CLOSED, ChannelState.LEAVING):
@@ -141,6 +145,7 @@ class Channel:
             with self._client._call():
                 async with asyncio.timeout(self._timeout):
                     while self.state is not ChannelState.JOINED:
+                        self._client._check_open()
                         await self._waiters.next()
                         self._check_wanted()
         except TimeoutError:
@@ -206,9 +211,15 @@ class Channel:
     async def _guarded(self, callback: Callable[..., object], *arguments: object) -> None:
         try:
             await call(callback, *arguments)
+        except asyncio.CancelledError as fault:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            self._blame(callback, fault)  # of something the callback awaited: not meant for us
         except Exception as fault:
-            name = getattr(callback, "__qualname__", type(callback).__name__)
-            text = f"callback {name} of channel {self.name!r} raised {type(fault).__name__}"
-            error = CallbackError(text, channel=self.name)
-            error.__cause__ = fault
-            self._client._report(error)
+            self._blame(callback, fault)
+
+    def _blame(self, callback: Callable[..., object], fault: BaseException) -> None:
+        error = CallbackError(f"{describe(callback, fault)} in channel {self.name!r}", channel=self.name)
+        error.__cause__ = fault
+        self._client._report(error)

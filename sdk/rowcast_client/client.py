@@ -94,6 +94,7 @@ class Client:
         self._state = self._core.state
         self._watchers = Waiters()
         self._awaiting = 0
+        self._stopped: RowcastError | None = None
 
     def __repr__(self) -> str:
         return f"<Client {self.state}, {len(self._channels)} channels>"
@@ -122,14 +123,20 @@ class Client:
         return self
 
     async def wait_until(self, state: ClientState | str, *, timeout: float | None = None) -> None:
-        """Wait for a state. Raises when the server refuses the key meanwhile, or the client is closed."""
+        """Wait for a state. Raises when the client is closed, or stopped because the key is refused.
+
+        Waiting for ``connected``, a refused key is raised also when the client goes on trying.
+        """
         wanted = ClientState(state)
         try:
             async with asyncio.timeout(timeout):
                 while self.state is not wanted:
-                    await self._watchers.next()
-                    if self.state is ClientState.CLOSED is not wanted:
-                        raise ClientClosed("the client was closed while it was waited for")
+                    self._check_open()
+                    try:
+                        await self._watchers.next()
+                    except RowcastError:
+                        if wanted is ClientState.CONNECTED or self.state is ClientState.CLOSED:
+                            raise
         except TimeoutError:
             raise TimedOut(f"the client was not {wanted} within {timeout:g} s") from None
 
@@ -165,15 +172,18 @@ class Client:
             asyncio.get_running_loop()
         except RuntimeError:
             raise UsageError("there is no running event loop", hint="call this inside a coroutine") from None
+        self._stopped = None
         self._apply(self._core.connect(time.monotonic()))
+
+    def _check_open(self) -> None:
+        if self.state is ClientState.CLOSED:
+            raise self._stopped or ClientClosed("the client is closed")
 
     def _subscribe(self, channel: Channel, bindings: Sequence[dict[str, Any]]) -> None:
         if self._channels.get(channel.topic) is not channel:
             raise UsageError(
                 f"channel {channel.name!r} was removed", hint="ask client.channel() for a new one"
             )
-        if self.state is ClientState.CLOSED:
-            raise ClientClosed("the client is closed")
         self._start()
         self._apply(self._core.subscribe(channel.topic, bindings, time.monotonic()))
 
@@ -297,12 +307,12 @@ class Client:
     def _token_came(self, join: wants.Authorize, token: str | RowcastError | None) -> None:
         now = time.monotonic()
         if isinstance(token, RowcastError):
-            self._report(token)
             self._apply(self._core.unauthorized(join.topic, join.join_ref, token, now))
         else:
             self._apply(self._core.authorized(join.topic, join.join_ref, token, now))
 
     def _refuse(self, error: RowcastError) -> None:
+        self._stopped = error
         self._watchers.refuse(error)
         for channel in self._channels.values():
             channel._waiters.refuse(error)

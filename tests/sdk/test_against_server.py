@@ -56,6 +56,16 @@ async def test_insert_update_and_delete_arrive_and_go_on_after_a_restart(server:
         assert after.new["task"] == "bread"
 
 
+async def test_a_binding_without_schema_means_public(server: Any) -> None:
+    changes: asyncio.Queue[Change] = asyncio.Queue(100)
+    async with create_client(server.url, server.token) as client:
+        channel = client.channel("todos").on("postgres_changes", {"table": "todos"}, changes.put)
+        await channel.subscribe()
+        await write(server.database, "insert into todos (id, task) values (1, 'milk')")
+        (insert,) = await take(changes, 1)
+        assert (insert["schema"], insert["new"]["task"]) == ("public", "milk")
+
+
 async def test_a_wrong_key_is_an_auth_error(server: Any) -> None:
     async with create_client(server.url, "not-a-token") as client:
         with pytest.raises(AuthError):

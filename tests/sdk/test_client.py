@@ -289,6 +289,7 @@ async def test_callbacks_run_in_order_and_a_fault_in_one_stops_nothing(
     assert isinstance(faults[0].__cause__, ValueError)
     assert "secret" not in caplog.text
     assert "the-key" not in caplog.text
+    assert "test_client.py, line" in caplog.text
 
 
 async def test_a_full_mailbox_holds_the_reader_and_loses_nothing(
@@ -437,6 +438,9 @@ async def test_wrong_uses_are_refused_where_they_are_made(connect: Connect) -> N
         lambda: channel.on("postgres_changes", {"tabel": "t"}, print),
         lambda: channel.on("postgres_changes", {"event": "UPSERT", "table": "t"}, print),
         lambda: channel.on("postgres_changes", {"event": "*"}, print),
+        lambda: channel.on("postgres_changes", TODOS, print, table="t"),  # type: ignore[call-overload]
+        lambda: channel.on("postgres_changes", TODOS, print, print),  # type: ignore[call-overload]
+        lambda: channel.on("system", print, table="t"),  # type: ignore[call-overload]
         lambda: channel.on("presence", print),  # type: ignore[call-overload]
         lambda: channel.subscribe(lambda: None),  # type: ignore[arg-type]
         lambda: Client("ftp://host", "k"),
@@ -502,3 +506,71 @@ async def test_an_unreachable_server_is_a_timeout_that_says_why(connect: Connect
 def test_outside_a_coroutine_the_fault_is_named() -> None:
     with pytest.raises(UsageError, match="no running event loop"):
         Client("http://host", "k").channel("a").subscribe()
+
+
+async def test_a_stopped_client_says_why_to_whoever_asks_later(peer: Any, connect: Connect) -> None:
+    peer.refusals.append((401, "Token has expired"))
+    client = connect()
+    channel = client.channel("a").subscribe()
+    with pytest.raises(AuthError, match="Token has expired"):
+        await client.wait_until(ClientState.CLOSED, timeout=10)
+    for later in (client.wait_until(ClientState.CONNECTED, timeout=10), channel):
+        with pytest.raises(AuthError, match="Token has expired"):
+            await later
+    for name in ("a", "b"):
+        with pytest.raises(AuthError, match="Token has expired"):
+            client.channel(name).subscribe()
+    await client.connect(timeout=10)
+    await (await peer.line()).accept()
+    assert await channel.subscribe() is channel
+
+
+async def test_a_refusal_after_the_first_connection_ends_no_wait_for_the_end(
+    peer: Any, connect: Connect
+) -> None:
+    faults: list[RowcastError] = []
+    client = connect(on_error=faults.append)
+    await client.connect(timeout=10)
+    ended = asyncio.ensure_future(client.wait_until("closed"))
+    peer.refusals += [(404, "starting"), (401, "starting")]
+    await (await peer.line()).socket.close()
+    await peer.line()
+    await client.wait_until("connected", timeout=10)
+    assert [fault.code for fault in faults] == ["ConnectionLost", "NotFound", "Unauthorized"]
+    assert not ended.done()
+    await client.close()
+    await ended
+
+
+async def test_a_refused_channel_that_nobody_awaits_is_reported(
+    peer: Any, connect: Connect, caplog: pytest.LogCaptureFixture
+) -> None:
+    faults: list[RowcastError] = []
+    connect(on_error=faults.append).channel("a").subscribe()
+    line = await peer.line()
+    await line.refuse("ChannelRateLimitReached: Too many channels")
+    await line.accept()
+    assert [fault.code for fault in faults] == ["ChannelRateLimitReached"]
+    assert "Too many channels" in caplog.text
+
+
+async def test_a_callback_that_awaits_a_cancelled_task_stops_nothing(
+    peer: Any, connect: Connect, heard: Heard
+) -> None:
+    faults: list[RowcastError] = []
+
+    async def cancelled(change: Change) -> None:
+        gone = asyncio.ensure_future(asyncio.Event().wait())
+        gone.cancel()
+        await gone
+
+    channel = connect(on_error=faults.append, buffer=3).channel("todos")
+    channel.on("postgres_changes", cancelled, table="todos")
+    channel.on("postgres_changes", heard.change, table="todos").subscribe()
+    line = await peer.line()
+    await line.accept()
+    await channel
+    for number in range(20):
+        await line.insert("realtime:todos", {"id": number})
+    assert [(await heard.next_change()).new["id"] for _ in range(20)] == list(range(20))
+    assert len(faults) == 20

@@ -25,7 +25,7 @@ from ..retry import RetryPolicy
 from ..states import ChannelState, SubscribeStatus
 from .backoff import Backoff
 from .frames import Frame, decode_change, decode_object, decode_reply, encode
-from .wants import Authorize, Deliver, Notify, Send, System, Want
+from .wants import Authorize, Deliver, Notify, Report, Send, System, Want
 
 Binding = dict[str, Any]
 
@@ -239,6 +239,7 @@ class Join:
             yield self._send_leave()
         self.join_ref, self._failing = None, True
         self._move(Phase.WAITING, self._backoff.failed(now))
+        yield Report(error)
         yield Notify(self.topic, status, error)
 
     def _ended(self, now: float) -> Iterator[Want]:
