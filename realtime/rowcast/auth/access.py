@@ -1,8 +1,8 @@
 """Who may read a table as a whole: by the role's privileges, and only where no policy narrows it.
 
-A table with row level security, and a role without SELECT, get nothing: closed, not open. Verdicts are kept
-until the stream of changes says that the catalog changed: a change is judged by rights no older than its place
-in the stream. They may be younger: a right that was given back before the change is handed out counts.
+A table with row level security, and a role without SELECT, get nothing: closed, not open. Verdicts are
+kept until the stream of changes says that the catalog changed: a change is judged by rights no older than its
+place in the stream. They may be younger: a right given back before the change is handed out counts.
 """
 
 from collections.abc import Iterable
