@@ -1,9 +1,7 @@
 """Client: one connection, its channels, and the thin shell around the core.
 
-The core decides; this module does what it wants and tells it what happened, all on one event loop. The reader
-hands changes to the channels' mailboxes and waits when one is full, so that a slow callback holds the socket
-back; only while a subscribe or unsubscribe is being awaited does it read on past that bound, because the
-answer is behind those changes.
+The core decides; this module does what it wants, and ``link`` tells it what happened to the socket, all on
+one event loop.
 """
 
 import asyncio
@@ -14,17 +12,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from ssl import SSLContext
 from typing import Any, Self
 
-from websockets.asyncio.client import ClientConnection
-
-from . import websocket
 from ._core import wants
 from ._core.connection import Connection
 from ._core.join import Timing
-from .address import websocket_url, with_key
+from .address import websocket_url
 from .callbacks import ErrorCallback, error_callback
 from .channel import Channel
-from .credentials import Credential, resolve
-from .errors import ClientClosed, ConnectionLost, RowcastError, TimedOut, UsageError
+from .credentials import Credential
+from .errors import ClientClosed, RowcastError, TimedOut, UsageError
+from .link import Address, Link
 from .retry import RetryPolicy
 from .states import ChannelState, ClientState
 from .tasks import Tasks
@@ -33,8 +29,6 @@ from .waiters import Waiters
 
 _log = logging.getLogger("rowcast_client")
 
-# Control frames only (joins, leaves, heartbeats): more than this unsent means a socket that takes nothing.
-_OUTBOX = 65_536
 _GRACE = 5.0
 
 
@@ -75,11 +69,9 @@ class Client:
     ) -> None:
         if min(heartbeat_interval, heartbeat_timeout, join_timeout, open_timeout, buffer) <= 0:
             raise UsageError("timeouts, intervals and buffer must be above zero")
-        self._address = websocket_url(url)
-        self._key = key
+        address = Address(websocket_url(url), key, headers, ssl, open_timeout)
         self._on_error = error_callback(on_error) if on_error is not None else None
-        self._headers, self._ssl = headers, ssl
-        self._open_timeout, self._buffer = open_timeout, buffer
+        self._buffer = buffer
         timing = Timing(join_timeout, heartbeat_interval, heartbeat_timeout)
         fresh = callable(key) or callable(token)
         self._core = Connection(timing, retry or RetryPolicy(), fresh_credentials=fresh)
@@ -87,9 +79,7 @@ class Client:
         source = key if token is None and callable(key) else token
         self._tokens = Tokens(source, join_timeout, self._tasks, self._token_came)
         self._channels: dict[str, Channel] = {}
-        self._serving: asyncio.Task[None] | None = None
-        self._socket: ClientConnection | None = None
-        self._outbox: asyncio.Queue[str] = asyncio.Queue(_OUTBOX)
+        self._link = Link(self, address)
         self._timer: asyncio.TimerHandle | None = None
         self._state = self._core.state
         self._watchers = Waiters()
@@ -206,15 +196,15 @@ class Client:
             self._awaiting -= 1
 
     def _apply(self, wanted: Sequence[wants.Want]) -> None:
-        """Do what the core wants. What comes in by itself goes through ``_hand_over``, which can wait."""
+        """Do what the core wants. What comes in by itself goes through ``link``, which can wait."""
         for want in wanted:
             match want:
                 case wants.Open(socket):
-                    self._serving = self._tasks.spawn(self._serve(socket), "rowcast connection")
+                    self._link.open(socket)
                 case wants.Close(_, gently):
-                    self._hang_up(gently)
+                    self._link.hang_up(gently)
                 case wants.Send(text):
-                    self._send(text)
+                    self._link.send(text)
                 case wants.Authorize():
                     self._tokens.ask(want)
                 case wants.Notify(topic):
@@ -240,69 +230,6 @@ class Client:
 
     def _tick(self) -> None:
         self._apply(self._core.tick(time.monotonic()))
-
-    async def _serve(self, number: int) -> None:
-        """One socket, from the handshake to its end."""
-        try:
-            key = await resolve(self._key, "key", self._open_timeout)
-            address = with_key(self._address, key)
-            socket = await websocket.dial(address, self._headers, self._ssl, self._open_timeout)
-        except RowcastError as error:
-            if not error.temporary:
-                self._watchers.refuse(error)
-            self._apply(self._core.failed(number, error, time.monotonic()))
-            return
-        self._socket, self._outbox = socket, asyncio.Queue(_OUTBOX)
-        writer = self._tasks.spawn(websocket.write(socket, self._outbox), "rowcast writer")
-        try:
-            self._apply(self._core.opened(number, time.monotonic()))
-            await self._read(number, socket)
-        except ConnectionLost as lost:
-            self._apply(self._core.lost(number, lost, time.monotonic()))
-        except Exception as fault:  # ours, and still no reason to leave the channels dead
-            broken = ConnectionLost(f"reading failed with {type(fault).__name__}", code="InternalFault")
-            self._apply(self._core.lost(number, broken, time.monotonic()))
-        finally:
-            writer.cancel()
-            socket.transport.abort()
-
-    async def _read(self, number: int, socket: ClientConnection) -> None:
-        while True:
-            message = await websocket.read(socket)
-            if isinstance(message, bytes):
-                continue  # binary frames carry broadcasts, which nobody here has asked for
-            wanted = self._core.received(number, message, time.monotonic())
-            if len(wanted) == 1 and isinstance(want := wanted[0], wants.Deliver | wants.System):
-                await self._hand_over(want)
-            else:
-                self._apply(wanted)
-
-    async def _hand_over(self, item: wants.Deliver | wants.System) -> None:
-        channel = self._channels[item.topic]
-        if channel._mailbox.full:
-            self._core.listening(False, time.monotonic())
-            try:
-                await channel._mailbox.room()
-            finally:
-                self._core.listening(True, time.monotonic())
-                self._changed()
-        if channel.state not in (ChannelState.LEAVING, ChannelState.CLOSED):
-            channel._put(item)
-
-    def _hang_up(self, gently: bool) -> None:
-        if self._serving is None:
-            return
-        if gently and self._socket is not None:
-            self._tasks.spawn(websocket.close(self._socket), "rowcast close")
-        else:
-            self._serving.cancel()
-
-    def _send(self, text: str) -> None:
-        try:
-            self._outbox.put_nowait(text)
-        except asyncio.QueueFull:
-            if self._socket is not None:
-                self._socket.transport.abort()
 
     def _token_came(self, join: wants.Authorize, token: str | RowcastError | None) -> None:
         now = time.monotonic()

@@ -13,7 +13,7 @@ from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 
-from rowcast_client import Client, RetryPolicy
+from rowcast_client import Change, Client, RetryPolicy, RowcastError, SubscribeStatus
 
 _TIMEOUT = 10.0
 
@@ -139,6 +139,34 @@ class Peer:
         line = Line(socket, self.beats)
         self._lines.put_nowait(line)
         await line.listen()
+
+
+class Heard:
+    """Callbacks that keep what they are given."""
+
+    def __init__(self) -> None:
+        self.changes: asyncio.Queue[Change] = asyncio.Queue(1000)
+        self.statuses: asyncio.Queue[tuple[SubscribeStatus, RowcastError | None]] = asyncio.Queue(1000)
+
+    def change(self, change: Change) -> None:
+        self.changes.put_nowait(change)
+
+    def status(self, status: SubscribeStatus, error: RowcastError | None) -> None:
+        self.statuses.put_nowait((status, error))
+
+    async def next_status(self) -> SubscribeStatus:
+        async with asyncio.timeout(10):
+            return (await self.statuses.get())[0]
+
+    async def next_change(self) -> Change:
+        async with asyncio.timeout(10):
+            return await self.changes.get()
+
+
+@pytest.fixture
+def heard() -> Heard:
+    """Callbacks, and what they heard."""
+    return Heard()
 
 
 @pytest.fixture

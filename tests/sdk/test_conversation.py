@@ -1,0 +1,198 @@
+"""The core as a state machine: any order of events, by a clock that the test moves."""
+
+import json
+from typing import Any
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from rowcast_client._core.connection import Connection
+from rowcast_client._core.join import Phase, Timing
+from rowcast_client._core.wants import Authorize, Close, Notify, Open, Send, Want
+from rowcast_client.errors import AuthError, ConnectError, ConnectionLost
+from rowcast_client.retry import RetryPolicy
+from rowcast_client.states import ClientState
+
+TIMING = Timing(join_timeout=10, heartbeat_interval=25, heartbeat_timeout=5)
+BINDING = {"event": "*", "schema": "public", "table": "t"}
+TOPICS = st.sampled_from(["realtime:a", "realtime:b"])
+
+
+class Conversation(RuleBasedStateMachine):
+    """Any order of events: one join in flight per channel, only legal statuses, nothing sent offline."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 0.0
+        self.core = Connection(TIMING, RetryPolicy(random=lambda: 0.5))
+        self.socket: int | None = None
+        self.opening: int | None = None
+        self.tokens: list[Authorize] = []
+        self.in_flight: dict[str, str] = {}
+        self.joined: dict[str, str] = {}
+        self.last: dict[str, str] = {}
+
+    def do(self, wants: list[Want]) -> None:
+        for want in wants:
+            match want:
+                case Open(socket):
+                    assert self.socket is None
+                    self.opening = socket
+                case Close():
+                    self.drop()
+                case Authorize():
+                    self.tokens.append(want)
+                case Send(text):
+                    self.frame(json.loads(text))
+                case Notify(topic, status):
+                    self.told(topic, status)
+                case _:
+                    pass
+
+    def frame(self, sent: list[Any]) -> None:
+        join_ref, _, topic, event, _ = sent
+        assert self.socket is not None
+        if event == "phx_join":
+            assert topic not in self.in_flight
+            assert topic not in self.joined
+            self.in_flight[topic] = join_ref
+        elif event == "phx_leave":
+            assert join_ref in (self.in_flight.pop(topic, None), self.joined.pop(topic, None))
+
+    def told(self, topic: str, status: str) -> None:
+        if status == "SUBSCRIBED":
+            assert topic in self.joined
+            assert self.last.get(topic) != "SUBSCRIBED"
+        if status == "CLOSED":
+            assert self.last.get(topic) != "CLOSED"
+        if status == "TIMED_OUT":
+            assert self.socket is not None
+        self.last[topic] = status
+
+    def drop(self) -> None:
+        self.socket = self.opening = None
+        self.in_flight.clear()
+        self.joined.clear()
+
+    @rule()
+    def connect(self) -> None:
+        self.do(self.core.connect(self.now))
+
+    @initialize()
+    def begin(self) -> None:
+        self.connect()
+        self.opens(True)
+
+    @rule(topic=TOPICS)
+    def joins_without_a_hitch(self, topic: str) -> None:
+        self.subscribe(topic, True)
+        while self.tokens and self.socket is not None:
+            self.token(True)
+        while self.in_flight:
+            self.answers(True)
+        for joined in list(self.joined):
+            self.confirms(True, joined)
+
+    @rule(sure=st.integers(0, 4))
+    def close(self, sure: int) -> None:
+        if sure:  # else most runs would end in a closed client
+            return
+        self.do(self.core.close(self.now))
+        assert all(join.phase is Phase.IDLE for join in self.core.joins.values())
+
+    @precondition(lambda self: self.opening is not None)
+    @rule(good=st.booleans())
+    def opens(self, good: bool) -> None:
+        number, self.opening = self.opening, None
+        assert number is not None
+        if good:
+            self.socket = number
+            self.do(self.core.opened(number, self.now))
+        else:
+            self.do(self.core.failed(number, ConnectError("no"), self.now))
+
+    @precondition(lambda self: self.socket is not None)
+    @rule()
+    def loses(self) -> None:
+        number = self.socket
+        assert number is not None
+        self.drop()
+        self.do(self.core.lost(number, ConnectionLost("gone"), self.now))
+
+    @rule(topic=TOPICS, postgres=st.booleans())
+    def subscribe(self, topic: str, postgres: bool) -> None:
+        join = self.core.joins.get(topic)
+        if join is None or join.phase is Phase.IDLE:
+            self.last.pop(topic, None)
+            self.do(self.core.subscribe(topic, (BINDING,) if postgres else (), self.now))
+
+    @rule(topic=TOPICS)
+    def leave(self, topic: str) -> None:
+        self.do(self.core.leave(topic, self.now))
+
+    @precondition(lambda self: self.tokens)
+    @rule(good=st.booleans())
+    def token(self, good: bool) -> None:
+        want = self.tokens.pop(0)
+        if good:
+            self.do(self.core.authorized(want.topic, want.join_ref, "t", self.now))
+        else:
+            self.do(self.core.unauthorized(want.topic, want.join_ref, AuthError("no"), self.now))
+
+    def hears(self, topic: str, join_ref: str | None, ref: str | None, event: str, payload: Any) -> None:
+        assert self.socket is not None
+        self.do(self.core.received(self.socket, json.dumps([join_ref, ref, topic, event, payload]), self.now))
+
+    @precondition(lambda self: self.in_flight)
+    @rule(good=st.booleans())
+    def answers(self, good: bool) -> None:
+        topic, ref = self.in_flight.popitem()
+        if good:
+            self.joined[topic] = ref
+        response = {"postgres_changes": [{**BINDING, "id": 1}]} if good else {"reason": "Code: text"}
+        self.hears(topic, ref, ref, "phx_reply", {"status": "ok" if good else "error", "response": response})
+
+    @precondition(lambda self: self.joined)
+    @rule(good=st.booleans())
+    def confirms(self, good: bool, topic: str | None = None) -> None:
+        topic = topic or next(iter(self.joined))
+        ref = self.joined[topic]
+        payload = {"extension": "postgres_changes", "status": "ok" if good else "error", "message": "m"}
+        self.hears(topic, ref, None, "system", payload)
+
+    @precondition(lambda self: self.joined)
+    @rule(event=st.sampled_from(["phx_close", "phx_error"]))
+    def ends(self, event: str) -> None:
+        topic, ref = self.joined.popitem()
+        self.hears(topic, ref, ref, event, {})
+
+    @precondition(lambda self: self.socket is not None)
+    @rule(topic=TOPICS, event=st.sampled_from(["phx_close", "phx_error", "phx_reply", "system", "nonsense"]))
+    def says_something_of_an_old_join(self, topic: str, event: str) -> None:
+        before = dict(self.last)
+        self.hears(topic, "0", "0", event, {"status": "ok", "response": {}})
+        assert self.last == before
+
+    @rule(seconds=st.floats(0, 40))
+    def waits(self, seconds: float) -> None:
+        end = self.now + seconds
+        while (due := self.core.deadline) is not None and due <= end:
+            self.now = max(self.now, due)
+            self.do(self.core.tick(self.now))
+            if self.core.deadline == due and due <= self.now:
+                raise AssertionError("a tick at its deadline must do something")
+        self.now = end
+
+    @invariant()
+    def knows_whether_there_is_a_socket(self) -> None:
+        assert self.core.online == (self.socket is not None)
+
+    @invariant()
+    def keeps_trying(self) -> None:
+        if self.core.state is ClientState.RECONNECTING:
+            assert self.core.deadline is not None or self.opening is not None
+
+
+TestConversation = Conversation.TestCase
+TestConversation.settings = settings(max_examples=250, stateful_step_count=40, deadline=None)
