@@ -17,15 +17,30 @@ _RETRY: Final = (0.05, 1.0)
 
 _DESCRIBE = """
 select k.oid, k.relkind::text as kind, k.relpersistence::text as persistence,
-       k.relreplident::text as identity,
        format('%I.%I', n.nspname, k.relname) as name,
-       exists (select from pg_index as x
-               where x.indrelid = k.oid and (x.indisprimary or x.indisreplident)) as keyed,
        exists (select from pg_publication_rel as r join pg_publication as p on p.oid = r.prpubid
                where p.pubname = $3 and r.prrelid = k.oid) as member
 from pg_class as k join pg_namespace as n on n.oid = k.relnamespace
 where n.nspname = $1 and k.relname = $2
 """
+# Postgres looks at the table that is written: each partition and each child has an identity of its own.
+_UNIDENTIFIED = """
+with recursive family as (
+  select $1::oid as relid
+  union select i.inhrelid from family as f join pg_inherits as i on i.inhparent = f.relid
+)
+select format('%I.%I', n.nspname, k.relname)
+from family as f join pg_class as k on k.oid = f.relid join pg_namespace as n on n.oid = k.relnamespace
+where k.relkind = 'r' and k.relreplident <> 'f' and not exists (
+  select from pg_index as x
+  where x.indrelid = k.oid and x.indisvalid and x.indimmediate
+    and case k.relreplident when 'd' then x.indisprimary when 'i' then x.indisreplident else false end)
+order by 1
+"""
+_PUBLISHED = "select exists (select from pg_publication where pubname = $1)"
+_COVERED = "select exists (select from rowcast.wanted_tables() where relid = $1::oid)"
+_REFUSAL = """select refusal from rowcast.wanted_tables()
+where relid = $1::oid and refusal <> 'its partitions are captured'"""
 _NAMES = """select n.nspname || '.' || k.relname
 from pg_class as k join pg_namespace as n on n.oid = k.relnamespace
 where k.relkind in ('r', 'p') and n.nspname not in ('rowcast', 'realtime', 'information_schema')
@@ -80,24 +95,34 @@ def split_name(text: str) -> tuple[str, str]:
 async def watch(connection: asyncpg.Connection, name: str, *, identity_full: bool = False) -> Outcome:
     """Add a table to the publication, and return once it is captured. Raises WatchError."""
     table = await _described(connection, name)
-    if not (table["keyed"] or table["identity"] == "f" or identity_full):
+    if not await connection.fetchval(_PUBLISHED, _PUBLICATION):
+        raise WatchError(
+            f"The publication {_PUBLICATION} is missing. Make it with CREATE PUBLICATION {_PUBLICATION};"
+        )
+    # Captured without being named, too: by FOR ALL TABLES, by its schema, or as a partition.
+    covered = table["member"] or await connection.fetchval(_COVERED, table["oid"])
+    lacking = [record[0] for record in await connection.fetch(_UNIDENTIFIED, table["oid"])]
+    if lacking and not identity_full:
         # Postgres itself refuses UPDATE and DELETE on a published table that has none.
         raise WatchError(
-            f"{table['name']} has no primary key. Postgres would refuse its updates and deletes once it is "
-            "published. "
-            f"Run ALTER TABLE {table['name']} REPLICA IDENTITY FULL first, or give --replica-identity-full."
+            "Postgres refuses updates and deletes on published tables without a replica identity: a primary "
+            f"key that is not DEFERRABLE, or one set by ALTER TABLE. {', '.join(lacking)} has none. Run "
+            + " ".join(f"ALTER TABLE {one} REPLICA IDENTITY FULL;" for one in lacking)
+            + " first, or give --replica-identity-full."
         )
 
     async def publish() -> None:
-        if identity_full:
-            await connection.execute(f"alter table {table['name']} replica identity full")
-        if not table["member"]:
+        for one in dict.fromkeys([table["name"], *lacking]) if identity_full else ():
+            await connection.execute(f"alter table {one} replica identity full")
+        if not covered:
             await connection.execute(f"alter publication {_PUBLICATION} add table {table['name']}")
+        if refusal := await connection.fetchval(_REFUSAL, table["oid"]):
+            raise WatchError(f"{table['name']} cannot be captured: {refusal}.")
 
     await _locked(connection, publish, table["oid"], table["name"])
     readers = [record["rolname"] for record in await connection.fetch(_READERS, table["oid"])]
     hint = f"GRANT SELECT ON {table['name']} TO {', '.join(readers)};" if readers else None
-    return Outcome(table["name"], not table["member"], hint)
+    return Outcome(table["name"], not covered, hint)
 
 
 async def unwatch(connection: asyncpg.Connection, name: str) -> Outcome:
@@ -107,6 +132,12 @@ async def unwatch(connection: asyncpg.Connection, name: str) -> Outcome:
     async def withdraw() -> None:
         if table["member"]:
             await connection.execute(f"alter publication {_PUBLICATION} drop table {table['name']}")
+        if await connection.fetchval(_COVERED, table["oid"]):
+            # The transaction is rolled back: nothing is half done.
+            raise WatchError(
+                f"{table['name']} stays captured: the publication {_PUBLICATION} lists all tables, its "
+                "whole schema, or a table it is a part of. Change the publication, or unwatch that table."
+            )
 
     await _locked(connection, withdraw, table["oid"], table["name"])
     return Outcome(table["name"], bool(table["member"]))
@@ -127,8 +158,10 @@ async def _described(connection: asyncpg.Connection, name: str) -> asyncpg.Recor
         raise WatchError(
             f"{found['name']} is {_PERSISTENCE[found['persistence']]}: Postgres publishes logged tables only."
         )
-    if schema in ("rowcast", "realtime"):
-        raise WatchError(f"{found['name']} is the server's own and is never captured.")
+    if schema in ("rowcast", "realtime", "information_schema") or schema.startswith("pg_"):
+        raise WatchError(
+            f"{found['name']} belongs to the server or to Postgres itself and is never captured."
+        )
     return found
 
 
