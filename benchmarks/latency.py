@@ -17,7 +17,7 @@ ROUNDS = 3
 
 
 async def measure(server: Postgres) -> dict[str, tuple[float, float]]:
-    """The ratio of medians to the ping-pong's, with its bar; prints the times."""
+    """The ratio of medians to the ping-pong's, which has no bar: it writes no row. Prints the times."""
     ours, bare = [], []
     async with attached(server.dsn) as url:
         connection = await asyncpg.connect(server.dsn)
@@ -32,7 +32,7 @@ async def measure(server: Postgres) -> dict[str, tuple[float, float]]:
             print(f"  round {number + 1}: bare {_shown(bare[-1])}, Rowcast {_shown(ours[-1])}", flush=True)
         await connection.close()
     ratio = median(median(one) / median(other) for one, other in zip(ours, bare, strict=True))
-    return {"commit to callback at 100/s, p50 ÷ bare pg_notify": (ratio, 2.0)}
+    return {"commit to callback at 100/s, p50 ÷ bare pg_notify": (ratio, 0.0)}
 
 
 async def _ours(url: str, connection: asyncpg.Connection) -> list[float]:
