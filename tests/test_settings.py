@@ -56,6 +56,36 @@ def test_no_secret_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
+    "password", ["top/secret", "top#secret", "top?secret", "12/secret", "12#secret", "[secret"]
+)
+def test_an_address_with_an_unescaped_password_is_refused_without_showing_it(
+    monkeypatch: pytest.MonkeyPatch, password: str
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", f"postgresql://me:{password}@db.example:5432/app")
+    monkeypatch.setenv("ROWCAST_JWT_SECRET", SECRET)
+    with pytest.raises(SettingsError) as fault:
+        load()
+    assert "DATABASE_URL" in str(fault.value)
+    assert "secret" not in str(fault.value)
+    assert "top" not in str(fault.value)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "postgresql://me:a%2Fb%23c@db.example:5432/app",
+        "postgresql://one.example:5432,two.example:5433/app",
+        "postgres://me@[::1]:5432/app?sslmode=require",
+        "postgresql:///app?host=/var/run/postgresql",
+    ],
+)
+def test_addresses_that_postgres_takes_are_taken(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+    monkeypatch.setenv("DATABASE_URL", address)
+    monkeypatch.setenv("ROWCAST_JWT_SECRET", SECRET)
+    assert load().dsn == address
+
+
+@pytest.mark.parametrize(
     ("text", "seconds"), [("90s", 90.0), ("250ms", 0.25), ("1.5h", 5400.0), ("2d", 172800.0), ("7", 7.0)]
 )
 def test_durations_are_read(text: str, seconds: float) -> None:

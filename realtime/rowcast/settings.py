@@ -17,6 +17,8 @@ _DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)?")
 _SECONDS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, None: 1.0}
 _SIZE: Final = re.compile(r"(\d+)\s*(B|kB|MB|GB)?", re.IGNORECASE)
 _BYTES: Final = {"b": 1, "kb": 1024, "mb": 1024**2, "gb": 1024**3}
+# One host or several, each perhaps with a port; asyncpg takes both.
+_HOSTS: Final = re.compile(r"(\[[^\]]*\]|[^:\[\],@]*)(:\d+)?(,(\[[^\]]*\]|[^:\[\],@]*)(:\d+)?)*")
 _MIN_SECRET: Final = 32
 _HIDDEN: Final = "********"
 
@@ -93,8 +95,19 @@ class Settings(BaseSettings):
     @field_validator("database_url", "direct_url")
     @classmethod
     def _postgres(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is not None and urlsplit(value.get_secret_value()).scheme not in ("postgres", "postgresql"):
+        if value is None:
+            return None
+        try:
+            parts = urlsplit(value.get_secret_value())
+        except ValueError:  # its text would hold a piece of the address
+            parts = urlsplit("")
+        if parts.scheme not in ("postgres", "postgresql"):
             raise ValueError("must be an address such as postgresql://user:password@host:5432/database")
+        # An unescaped / # or ? ends the host early: the password would be taken for a path, and shown as one.
+        if not _HOSTS.fullmatch(parts.netloc.rpartition("@")[2]) or "@" in parts.path or parts.fragment:
+            raise ValueError(
+                "has a wrong host or port. In a password, write / as %2F, # as %23, ? as %3F, @ as %40"
+            )
         return value
 
     @field_validator("jwt_secret")

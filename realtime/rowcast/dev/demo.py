@@ -17,13 +17,14 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import asyncpg
+import uvicorn
 
 from rowcast.auth.tokens import sign
 from rowcast.capture.watching import watch
 from rowcast.dev.account import current_account
 from rowcast.dev.binaries import find_binaries
-from rowcast.dev.postgres import Postgres, PostgresError, free_port, kept_home, temporary_home
-from rowcast.errors import RowcastError
+from rowcast.dev.postgres import Postgres, free_port, kept_home, temporary_home
+from rowcast.errors import RowcastError, SettingsError
 from rowcast.protocol.lines import change_line
 from rowcast.runtime import configure_logging, running
 from rowcast.serving.server import make_server
@@ -50,7 +51,7 @@ def run_demo(changes: int | None) -> int:
             postgres = stack.enter_context(_postgres(temporary_home("rowcast-demo-"), durable=False))
             stack.callback(postgres.discard)
             return asyncio.run(_demo(postgres.dsn, changes))
-        except (RowcastError, PostgresError) as error:
+        except (RowcastError, ExceptionGroup) as error:
             return _failed(error)
         except KeyboardInterrupt:
             return 0
@@ -65,7 +66,7 @@ def run_dev() -> int:
             if dsn is None:
                 dsn = stack.enter_context(_postgres(kept_home(Path.cwd()), durable=True)).dsn
             asyncio.run(_dev(dsn))
-        except (RowcastError, PostgresError) as error:
+        except (RowcastError, ExceptionGroup) as error:
             return _failed(error)
         except KeyboardInterrupt:
             pass
@@ -78,8 +79,15 @@ def _end_on_sigterm() -> None:
 
 
 def _failed(error: Exception) -> int:
-    print(error, file=sys.stderr)
-    return 1
+    """Say the reason in a line; what was not foreseen is raised on."""
+    reason = error
+    # What ends the running server comes out of its task group.
+    while isinstance(reason, ExceptionGroup):
+        reason = reason.exceptions[0]
+    if not isinstance(reason, RowcastError):
+        raise error
+    print(reason, file=sys.stderr)
+    return 2 if isinstance(reason, SettingsError) else 1
 
 
 @contextlib.contextmanager
@@ -133,14 +141,14 @@ async def _demo(dsn: str, changes: int | None) -> int:
 
 
 async def _dev(dsn: str) -> None:
-    settings = _settings(dsn, port=int(os.environ.get("PORT", "4000")))
+    settings = _settings(dsn, port=os.environ.get("PORT", "4000"))
     async with _serving(settings):
         _hints(settings)
         _say("Ctrl-C ends it.")
         await asyncio.Event().wait()
 
 
-def _settings(dsn: str, port: int) -> Settings:
+def _settings(dsn: str, port: int | str) -> Settings:
     """Refusals come at once here, and only this machine may connect."""
     secret = os.environ.get("ROWCAST_JWT_SECRET") or secrets.token_hex(32)
     return load(
@@ -166,7 +174,7 @@ async def _serving(settings: Settings) -> AsyncIterator[None]:
             log_level=settings.log_level,
         )  # fmt: skip
         server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign, assignment]
-        serving = asyncio.create_task(server.serve())
+        serving = asyncio.create_task(_served(server))
         try:
             while not server.started:
                 if serving.done():
@@ -177,6 +185,12 @@ async def _serving(settings: Settings) -> AsyncIterator[None]:
         finally:
             server.should_exit = True
             await asyncio.gather(serving, return_exceptions=True)
+
+
+async def _served(server: uvicorn.Server) -> None:
+    """uvicorn leaves the whole process when it cannot listen; we end in order, and say why."""
+    with contextlib.suppress(SystemExit):
+        await server.serve()
 
 
 def _key(settings: Settings, role: str) -> str:
