@@ -5,8 +5,7 @@ import contextlib
 import itertools
 import json
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -14,71 +13,18 @@ import uvicorn
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
-from rowcast.auth.tokens import Verifier
 from rowcast.hub import lanes
-from rowcast.hub.feed import Subscribed, Subscriber
-from rowcast.model.binding import Binding
-from rowcast.model.claims import Claims
 from rowcast.protocol.frames import close_frame, text_frame
 from rowcast.serving import fastlane
-from rowcast.serving.server import bound_port, make_server
+from rowcast.serving.server import bound_port
 from rowcast.session.connection import SUBSCRIBED, Limits
-from rowcast.web.app import create_app
-from rowcast.web.services import Services
-from support.tokens import SECRET, make_token
+from support.serving import PATIENCE, Running, running, serving
+from support.tokens import make_token
 
 pytestmark = pytest.mark.anyio
 
 TOPIC = "realtime:a"
 JOIN = {"config": {"postgres_changes": [{"event": "*", "schema": "public", "table": "todos"}]}}
-PATIENCE = 30
-
-
-@dataclass
-class ListFeed:
-    """A feed whose changes the test pushes itself."""
-
-    subscribers: list[Subscriber] = field(default_factory=list)
-    failures: list[Exception] = field(default_factory=list)
-    gone: asyncio.Event = field(default_factory=asyncio.Event)
-    position: str | None = "p"
-
-    async def subscribe(
-        self, subscriber: Subscriber, bindings: Sequence[Binding], claims: Claims
-    ) -> Subscribed:
-        if self.failures:
-            raise self.failures.pop()
-        self.subscribers.append(subscriber)
-        return Subscribed((), True, self.position)
-
-    def unsubscribe(self, subscriber: Subscriber) -> None:
-        subscriber.gone = True
-        if subscriber in self.subscribers:
-            self.subscribers.remove(subscriber)
-        self.gone.set()
-
-
-@dataclass
-class Running:
-    """A server in this process, and what it serves."""
-
-    server: uvicorn.Server
-    feed: ListFeed
-    task: asyncio.Task[None]
-
-    @property
-    def port(self) -> int:
-        return bound_port(self.server)
-
-    @property
-    def path(self) -> str:
-        return f"/realtime/v1/websocket?apikey={make_token()}&vsn=2.0.0"
-
-    @property
-    def url(self) -> str:
-        return f"ws://127.0.0.1:{self.port}{self.path}"
-
-
 Start = Callable[..., Awaitable[Running]]
 
 
@@ -87,39 +33,12 @@ async def start(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Start]:
     """Start a server; clients that do not answer are dropped soon."""
     monkeypatch.setattr(lanes, "_ABORT_SECONDS", 0.1)
     monkeypatch.setattr(fastlane, "_CLOSE_SECONDS", 0.1)
-    running: list[Running] = []
+    async with contextlib.AsyncExitStack() as stack:
 
-    async def start(
-        *,
-        lane_limit: int = 1 << 20,
-        delay: float = 0.0,
-        limits: Limits | None = None,
-        ping: float | None = None,
-    ) -> Running:
-        feed = ListFeed()
-        services = Services(
-            feed=feed,
-            verify=Verifier(SECRET),
-            limits=limits or Limits(refusal_delay=0.0),
-            lane_limit=lane_limit,
-            handshake_delay=delay,
-            faults=dict,
-        )
-        server = make_server(
-            create_app(services), host="127.0.0.1", port=0, max_frame=5_000_000, log_level="warning"
-        )
-        server.config.ws_ping_interval = server.config.ws_ping_timeout = ping
-        server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign, assignment]
-        task = asyncio.create_task(server.serve())
-        running.append(Running(server, feed, task))
-        while not server.started:  # noqa: ASYNC110 - uvicorn has no event for it
-            await asyncio.sleep(0)
-        return running[-1]
+        async def start(**options: Any) -> Running:
+            return await stack.enter_async_context(running(**options))
 
-    yield start
-    for each in running:
-        each.server.should_exit = True
-        await asyncio.wait_for(each.task, PATIENCE)
+        yield start
 
 
 class Raw:
@@ -358,31 +277,26 @@ async def test_a_client_that_leaves_while_it_waits_for_its_refusal_is_no_error(
     assert [record.message for record in caplog.records if record.levelname == "ERROR"] == []
 
 
-async def test_the_server_of_others_can_be_used_too(start: Start) -> None:
+@pytest.mark.parametrize("protocol", ["websockets-sansio", "websockets"])
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+async def test_the_server_of_others_can_be_used_too(start: Start, protocol: Any) -> None:
     running = await start(lane_limit=1 << 20)
-    app = running.server.config.app
-    config = uvicorn.Config(app, port=0, ws="websockets-sansio", log_config=None, lifespan="off")
-    plain = uvicorn.Server(config)
-    plain.capture_signals = contextlib.nullcontext  # type: ignore[method-assign, assignment]
-    task = asyncio.create_task(plain.serve())
-    while not plain.started:  # noqa: ASYNC110
-        await asyncio.sleep(0)
-    try:
-        async with connect(f"ws://127.0.0.1:{bound_port(plain)}{running.path}", max_size=None) as client:
-            await client.send(json.dumps(["1", "1", TOPIC, "phx_join", JOIN]))
-            await hear(client, "system")
-            (subscriber,) = running.feed.subscribers
-            texts = [f"{number}:{'x' * (number * 997)}" for number in range(40)]
-            for text in texts:
-                subscriber.lane.push(text_frame(text.encode()))
-            subscriber.lane.close(4000, "enough")
-            async with asyncio.timeout(PATIENCE):
-                assert [await client.recv() for _ in texts] == texts
-                with pytest.raises(ConnectionClosed) as ended:
-                    await client.recv()
+    plain = uvicorn.Server(uvicorn.Config(running.app, port=0, ws=protocol, log_config=None, lifespan="off"))
+    async with (
+        serving(plain),
+        connect(f"ws://127.0.0.1:{bound_port(plain)}{running.path}", max_size=None) as client,
+    ):
+        await client.send(json.dumps(["1", "1", TOPIC, "phx_join", JOIN]))
+        await hear(client, "system")
+        (subscriber,) = running.feed.subscribers
+        texts = [f"{number}:{'x' * (number * 997)}" for number in range(40)]
+        for text in texts:
+            subscriber.lane.push(text_frame(text.encode()))
+        subscriber.lane.close(4000, "enough")
+        async with asyncio.timeout(PATIENCE):
+            assert [await client.recv() for _ in texts] == texts
+            with pytest.raises(ConnectionClosed) as ended:
+                await client.recv()
         assert ended.value.rcvd is not None
         assert (ended.value.rcvd.code, ended.value.rcvd.reason) == (4000, "enough")
         await asyncio.wait_for(running.feed.gone.wait(), PATIENCE)
-    finally:
-        plain.should_exit = True
-        await asyncio.wait_for(task, PATIENCE)

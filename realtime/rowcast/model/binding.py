@@ -52,7 +52,7 @@ def parse_binding(entry: Mapping[str, Any]) -> Binding:
 
     Raises BindingError, whose text names what was wrong, as Supabase's server words it where it has a word.
     """
-    schema, table = entry.get("schema"), entry.get("table")
+    schema, table = (None if entry.get(name) == "" else entry.get(name) for name in ("schema", "table"))
     if "filter" in entry and not (isinstance(entry["filter"], str) and not entry["filter"].strip()):
         raise BindingError(
             "Filters are not supported by this server. Leave `filter` out of the subscription."
@@ -67,6 +67,8 @@ def parse_binding(entry: Mapping[str, Any]) -> Binding:
             "No subscription params provided. Please provide at least a `schema` or `table` to subscribe to: "
             + _canonical.encode(entry).decode()
         )
+    if any("\0" in value for value in named):
+        raise BindingError("A `schema` or `table` cannot hold a NUL character: no name in Postgres does.")
     event = entry.get("event")
     event = event.upper() if isinstance(event, str) else WILDCARD
     return Binding(

@@ -102,6 +102,7 @@ class FastLane(WebSocketsSansIOProtocol):
             self.lane.close(SERVICE_RESTART, "the server is restarting")
         elif not self.transport.is_closing():
             super().shutdown()
+            self._bound_closing()
 
     def _bound_closing(self) -> None:
         """A transport's close() waits until all is sent: for ever, where the client does not read."""

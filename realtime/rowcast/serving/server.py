@@ -2,13 +2,16 @@
 
 import logging
 import socket
+from typing import Final
 
 import uvicorn
 from starlette.types import ASGIApp
 
 from rowcast.serving.fastlane import FastLane
 
-_DRAIN_SECONDS = 10
+_DRAIN_SECONDS: Final = 10
+#: At these levels uvicorn and websockets log requests and frames whole: keys, tokens and payloads.
+_TELLTALE: Final = frozenset({"trace", "debug"})
 
 
 class _NoAddresses(logging.Filter):
@@ -33,7 +36,7 @@ def make_server(
         # A compressed frame could not be shared.
         ws_per_message_deflate=False,
         access_log=False,
-        log_level=log_level,
+        log_level="info" if log_level in _TELLTALE else log_level,
         log_config=None,
         lifespan=lifespan,  # type: ignore[arg-type]
         server_header=False,

@@ -37,7 +37,7 @@ async def endpoint(websocket: WebSocket) -> None:
     services: Services = websocket.app.state.services
     version = Version.negotiate(websocket.query_params.get("vsn"))
     if version is None:
-        await websocket.send_denial_response(Response(status_code=403))
+        await _refuse(websocket, Response(status_code=403))
         return
     token = _api_key(websocket)
     try:
@@ -46,9 +46,8 @@ async def endpoint(websocket: WebSocket) -> None:
         services.verify(token, services.clock())
     except TokenError as error:
         await asyncio.sleep(services.handshake_delay)
-        await websocket.send_denial_response(
-            JSONResponse({"error": error.handshake}, status_code=401, media_type=_JSON_UTF8)
-        )
+        refusal = JSONResponse({"error": error.handshake}, status_code=401, media_type=_JSON_UTF8)
+        await _refuse(websocket, refusal)
         return
     await websocket.accept()
     fast = websocket.scope.get("extensions", {}).get(FAST_LANE)
@@ -64,7 +63,16 @@ async def endpoint(websocket: WebSocket) -> None:
     finally:
         for work in works:
             work.cancel()
-        await asyncio.gather(*works, return_exceptions=True)
+        conversed, *_ = await asyncio.gather(*works, return_exceptions=True)
+    if isinstance(conversed, Exception):
+        raise conversed
+
+
+async def _refuse(websocket: WebSocket, response: Response) -> None:
+    if "websocket.http.response" in websocket.scope.get("extensions", {}):
+        await websocket.send_denial_response(response)
+    else:
+        await websocket.close()  # which such a server answers with 403
 
 
 def _api_key(connection: HTTPConnection) -> str | None:
@@ -121,7 +129,8 @@ class _Conversation:
             log.debug("malformed_message", fault=str(error))
             self._session.alive(now)
             return
-        self._do(self._session.receive(message, now, self._services.feed.position))
+        position = self._services.feed.position if message.event == "heartbeat" else None
+        self._do(self._session.receive(message, now, position))
         self._arm()
 
     def _do(self, wants: Iterable[Want]) -> None:

@@ -1,0 +1,122 @@
+"""The server in the test's own process: the real app on a real socket, over a feed that the test drives."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import uvicorn
+from starlette.applications import Starlette
+
+from rowcast.auth.tokens import Verifier
+from rowcast.hub.feed import Subscribed, Subscriber
+from rowcast.model.binding import Binding
+from rowcast.model.claims import Claims
+from rowcast.serving.server import bound_port, make_server
+from rowcast.session.connection import Limits
+from rowcast.web.app import create_app
+from rowcast.web.services import Services
+from support.tokens import SECRET, make_token
+
+PATIENCE = 30
+
+
+@dataclass
+class ListFeed:
+    """A feed whose changes the test pushes itself."""
+
+    subscribers: list[Subscriber] = field(default_factory=list)
+    failures: list[Exception] = field(default_factory=list)
+    gone: asyncio.Event = field(default_factory=asyncio.Event)
+    position: str | None = "p"
+
+    async def subscribe(
+        self, subscriber: Subscriber, bindings: Sequence[Binding], claims: Claims
+    ) -> Subscribed:
+        if self.failures:
+            raise self.failures.pop()
+        self.subscribers.append(subscriber)
+        return Subscribed((), True, self.position)
+
+    def unsubscribe(self, subscriber: Subscriber) -> None:
+        subscriber.gone = True
+        if subscriber in self.subscribers:
+            self.subscribers.remove(subscriber)
+        self.gone.set()
+
+
+@dataclass
+class Running:
+    """A server in this process, and what it serves."""
+
+    server: uvicorn.Server
+    app: Starlette
+    feed: ListFeed
+    faults: dict[str, str]
+    task: asyncio.Task[None]
+
+    @property
+    def port(self) -> int:
+        return bound_port(self.server)
+
+    @property
+    def path(self) -> str:
+        return f"/realtime/v1/websocket?apikey={make_token()}&vsn=2.0.0"
+
+    @property
+    def url(self) -> str:
+        return f"ws://127.0.0.1:{self.port}{self.path}"
+
+
+def make_app(
+    feed: ListFeed,
+    *,
+    lane_limit: int = 1 << 20,
+    delay: float = 0.0,
+    limits: Limits | None = None,
+    faults: Mapping[str, str] | None = None,
+) -> Starlette:
+    """The application; refusals are not slow unless the test says so."""
+    return create_app(
+        Services(
+            feed=feed,
+            verify=Verifier(SECRET),
+            limits=limits or Limits(refusal_delay=0.0),
+            lane_limit=lane_limit,
+            handshake_delay=delay,
+            faults=lambda: faults or {},
+        )
+    )
+
+
+@contextlib.asynccontextmanager
+async def serving(server: uvicorn.Server) -> AsyncIterator[asyncio.Task[None]]:
+    """Run a server of uvicorn's until the context ends."""
+    server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign, assignment]
+    task = asyncio.create_task(server.serve())
+    try:
+        while not server.started:  # noqa: ASYNC110 - uvicorn has no event for it
+            await asyncio.sleep(0)
+        yield task
+    finally:
+        server.should_exit = True
+        await asyncio.wait_for(task, PATIENCE)
+
+
+@contextlib.asynccontextmanager
+async def running(
+    *,
+    lane_limit: int = 1 << 20,
+    delay: float = 0.0,
+    limits: Limits | None = None,
+    ping: float | None = None,
+    max_frame: int = 5_000_000,
+    log_level: str = "warning",
+) -> AsyncIterator[Running]:
+    """Run our own server, with the fast lane."""
+    feed, faults = ListFeed(), dict[str, str]()
+    app = make_app(feed, lane_limit=lane_limit, delay=delay, limits=limits, faults=faults)
+    server = make_server(app, host="127.0.0.1", port=0, max_frame=max_frame, log_level=log_level)
+    server.config.ws_ping_interval = server.config.ws_ping_timeout = ping
+    async with serving(server) as task:
+        yield Running(server, app, feed, faults, task)
