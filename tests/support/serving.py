@@ -95,8 +95,9 @@ async def serving(server: uvicorn.Server) -> AsyncIterator[asyncio.Task[None]]:
     server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign, assignment]
     task = asyncio.create_task(server.serve())
     try:
-        while not server.started:  # noqa: ASYNC110 - uvicorn has no event for it
-            await asyncio.sleep(0)
+        async with asyncio.timeout(PATIENCE):
+            while not (server.started or task.done()):  # noqa: ASYNC110 - uvicorn has no event for it
+                await asyncio.sleep(0)
         yield task
     finally:
         server.should_exit = True

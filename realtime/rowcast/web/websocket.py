@@ -27,6 +27,8 @@ FAST_LANE = "rowcast.fastlane"
 #: Refusals are sent late on purpose. So many may wait, and then the client is closed.
 _MAX_DELAYED = 1_000
 _POLICY = 1008
+#: uvloop counts in milliseconds, and calls at once what is due within half of one.
+_SHORTEST_TIMER = 0.001
 _JSON_UTF8 = "application/json; charset=utf-8"
 
 log = structlog.get_logger("rowcast.web")
@@ -205,7 +207,7 @@ class _Conversation:
                 return
             self._tick.cancel()
         self._tick_at = at
-        self._tick = self._loop.call_later(max(0.0, at - self._services.clock()), self._ticked)
+        self._tick = self._loop.call_later(max(_SHORTEST_TIMER, at - self._services.clock()), self._ticked)
 
     def _ticked(self) -> None:
         self._tick = None

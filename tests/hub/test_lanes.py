@@ -1,0 +1,218 @@
+"""A lane: whole frames in order, joined within a turn, bounded, and nothing after a close frame."""
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from rowcast.hub import lanes
+from rowcast.hub.lanes import LOW_MARK, SLOW_CONSUMER, Lane
+
+pytestmark = pytest.mark.anyio
+
+LIMIT = 10_000
+
+
+class Pipe:
+    """A sink that takes everything and lets it leave when it is told to."""
+
+    def __init__(self) -> None:
+        self.writes: list[list[bytes]] = []
+        self.stuck = 0
+        self.closes: list[int] = []
+        self.aborts = 0
+
+    @property
+    def written(self) -> list[bytes]:
+        return [frame for frames in self.writes for frame in frames]
+
+    def waiting(self) -> int:
+        return self.stuck
+
+    def write(self, frames: Sequence[bytes]) -> None:
+        assert not self.closes, "written after the close frame"
+        assert self.stuck <= LOW_MARK, "written while much is waiting"
+        self.writes.append(list(frames))
+        self.stuck += sum(map(len, frames))
+
+    def close(self, code: int, reason: str) -> None:
+        self.closes.append(code)
+
+    def abort(self) -> None:
+        self.aborts += 1
+
+    def drain(self) -> None:
+        self.stuck = 0
+
+
+async def turn() -> None:
+    """Let the event loop call what is due."""
+    await asyncio.sleep(0)
+
+
+async def test_frames_of_one_turn_leave_in_one_write() -> None:
+    pipe = Pipe()
+    lane = Lane(pipe, LIMIT)
+    for frame in (b"a", b"b", b"c"):
+        lane.push(frame)
+    assert (pipe.writes, lane.queued) == ([], 3)
+    await turn()
+    assert (pipe.writes, lane.queued) == ([[b"a", b"b", b"c"]], 0)
+
+
+async def test_a_full_sink_is_left_alone_until_it_has_room() -> None:
+    pipe = Pipe()
+    lane = Lane(pipe, LIMIT)
+    pipe.stuck = LOW_MARK + 1
+    lane.push(b"a")
+    await turn()
+    assert pipe.writes == []
+    pipe.drain()
+    lane.flush()
+    assert pipe.written == [b"a"]
+
+
+async def test_a_frame_larger_than_the_limit_goes_alone() -> None:
+    pipe = Pipe()
+    lane = Lane(pipe, LIMIT)
+    lane.push(b"x" * (LIMIT + 1))
+    await turn()
+    assert (len(pipe.written), lane.closing) == (1, False)
+
+
+async def test_a_slow_consumer_loses_what_waits_and_is_closed_with_its_own_code() -> None:
+    pipe = Pipe()
+    lane = Lane(pipe, LIMIT)
+    pipe.stuck = LOW_MARK + 1
+    lane.push(b"x" * LIMIT)
+    lane.push(b"y")
+    assert (lane.queued, lane.closing) == (0, True)
+    await turn()
+    assert (pipe.writes, pipe.closes) == ([], [SLOW_CONSUMER])
+    lane.end()
+
+
+async def test_a_close_waits_for_what_is_queued_and_is_the_last() -> None:
+    pipe = Pipe()
+    lane = Lane(pipe, LIMIT)
+    pipe.stuck = LOW_MARK + 1
+    lane.push(b"a")
+    lane.close(4000)
+    lane.close(4001)
+    lane.push(b"too late")
+    await turn()
+    assert pipe.closes == []
+    pipe.drain()
+    lane.flush()
+    lane.flush()
+    assert (pipe.written, pipe.closes, lane.closed) == ([b"a"], [4000], True)
+    lane.end()
+
+
+async def test_a_connection_that_does_not_close_is_aborted_and_one_that_does_is_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(lanes, "_ABORT_SECONDS", 0.0)
+    closing, gone = Pipe(), Pipe()
+    for pipe in (closing, gone):
+        lane = Lane(pipe, LIMIT)
+        lane.close(4000)
+        if pipe is gone:
+            lane.end()
+    async with asyncio.timeout(5):
+        while not closing.aborts:
+            await turn()
+    assert (closing.aborts, gone.aborts, gone.closes) == (1, 0, [])
+
+
+async def test_nothing_is_written_once_the_connection_is_gone() -> None:
+    pipe = Pipe()
+    lane = Lane(pipe, LIMIT)
+    lane.push(b"a")
+    lane.end()
+    lane.push(b"b")
+    lane.close(4000)
+    await turn()
+    assert (pipe.writes, pipe.closes, lane.queued) == ([], [], 0)
+
+
+@given(sizes=st.lists(st.integers(min_value=1, max_value=200_000), max_size=20))
+async def test_frames_of_any_size_leave_whole_and_in_order(sizes: list[int]) -> None:
+    pipe = Pipe()
+    lane = Lane(pipe, limit=1 << 30)
+    frames = [bytes([number]) * size for number, size in enumerate(sizes)]
+    for frame in frames:
+        lane.push(frame)
+    while lane.queued:
+        await turn()
+        pipe.drain()
+        lane.flush()
+    assert pipe.written == frames
+
+
+class Turns(asyncio.SelectorEventLoop):
+    """A loop that runs when it is told to."""
+
+    def run_once(self) -> None:
+        self.call_soon(self.stop)
+        self.run_forever()
+
+
+class AnyLane(RuleBasedStateMachine):
+    """Pushes, drains, turns and closes in any order, against the list of what was accepted."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loop = Turns()
+        self.pipe = Pipe()
+        self.lane = Lane(self.pipe, LIMIT, self.loop)
+        self.accepted: list[bytes] = []
+
+    @rule(size=st.integers(min_value=1, max_value=LIMIT * 2))
+    def pushes(self, size: int) -> None:
+        frame = bytes([len(self.accepted) % 256]) * size
+        self.lane.push(frame)
+        if not self.lane.closing:
+            self.accepted.append(frame)
+
+    @rule()
+    def drains(self) -> None:
+        self.pipe.drain()
+        self.lane.flush()
+
+    @rule()
+    def turns(self) -> None:
+        self.loop.run_once()
+
+    @rule(seldom=st.integers(min_value=0, max_value=9))
+    def closes(self, seldom: int) -> None:
+        if not seldom:
+            self.lane.close(4000)
+
+    @rule(seldom=st.integers(min_value=0, max_value=9))
+    def ends(self, seldom: int) -> None:
+        if not seldom:
+            self.lane.end()
+
+    @invariant()
+    def what_left_is_how_what_was_accepted_begins(self) -> None:
+        count = len(self.pipe.written)
+        assert self.accepted[:count] == self.pipe.written
+        if not self.lane.closing:
+            assert sum(map(len, self.accepted[count:])) == self.lane.queued
+
+    @invariant()
+    def it_is_bounded_and_closed_once(self) -> None:
+        largest = max(map(len, self.accepted), default=0)
+        assert self.lane.queued <= max(LIMIT, largest)
+        assert len(self.pipe.closes) <= 1
+
+    def teardown(self) -> None:
+        self.lane.end()
+        self.loop.close()
+
+
+TestAnyLane = AnyLane.TestCase
