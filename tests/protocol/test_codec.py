@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rowcast.protocol.codec import decode_binary, decode_text, encode
-from rowcast.protocol.frames import binary_frame, payload_of, text_frame
+from rowcast.protocol.frames import binary_frame, close_frame, payload_of, text_frame
 from rowcast.protocol.join import JoinError, parse_join
 from rowcast.protocol.messages import MalformedMessage, ServerMessage, Version
 
@@ -88,6 +88,50 @@ def test_no_join_payload_does_more_than_to_be_refused(payload: Any) -> None:
         parse_join(payload)
     except JoinError:
         assert not isinstance(payload, dict) or not isinstance(payload.get("config", {}), dict)
+
+
+@pytest.mark.parametrize(
+    ("text", "version"),
+    [
+        ("[]", Version.V1), ('{"event":"heartbeat"}', Version.V1), ("{}", Version.V2),
+        ('[null,"1","a","b"]', Version.V2), ('[null,true,"a","b",{}]', Version.V2),
+        ('[1.5,"1","a","b",{}]', Version.V2), ('[null,"1",null,"b",{}]', Version.V2),
+        ('[null,"1","\\ud800","b",{}]', Version.V2), ('[null,"1","\ud800","b",{}]', Version.V2),
+        (f'[null,"1","a","b",{"9" * 5_000}]', Version.V2), ("[" * 5_000 + "]" * 5_000, Version.V2),
+    ],
+)  # fmt: skip
+def test_a_text_frame_of_another_shape_is_malformed(text: str, version: Version) -> None:
+    with pytest.raises(MalformedMessage):
+        decode_text(text, version)
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [b"", b"\3", b"\0\1\2\xff", b"\3\x09\0\0\0\0\1", b"\3\1\0\0\0\0\1\xff"],
+)
+def test_a_binary_frame_of_another_shape_is_malformed(frame: bytes) -> None:
+    with pytest.raises(MalformedMessage):
+        decode_binary(frame, Version.V2)
+    with pytest.raises(MalformedMessage):
+        decode_binary(b"\3\0\0\0\0\0\1", Version.V1)
+
+
+def test_a_reason_too_long_for_a_close_frame_is_cut_between_characters() -> None:
+    frame = close_frame(4000, "é" * 100)
+    assert frame[:2] == bytes([0x88, 2 + 122])
+    assert frame[4:].decode() == "é" * 61
+
+
+def test_an_entry_that_nests_deeper_than_any_should_is_refused() -> None:
+    def config(levels: int) -> dict[str, Any]:
+        value: Any = 1
+        for _ in range(levels):
+            value = [value]
+        return {"config": {"postgres_changes": [{"table": "a", "select": value}]}}
+
+    assert len(parse_join(config(31)).entries) == 1
+    with pytest.raises(JoinError, match="at most 32 levels deep"):
+        parse_join(config(32))
 
 
 @pytest.mark.parametrize("size", [0, 1, 125, 126, 127, 65_535, 65_536, 100_000])
