@@ -5,7 +5,7 @@ import contextlib
 import logging
 import signal
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 import structlog
@@ -123,21 +123,13 @@ async def _serve(settings: Settings) -> None:
             for number in _SIGNALS:
                 loop.remove_signal_handler(number)
                 loop.add_signal_handler(number, _stop, server)
-            with _signals_left_alone(server):
-                await server.serve()
+            await server.serve()
     except asyncio.CancelledError:
         log.info("stopped before it served")
 
 
 def _stop(server: uvicorn.Server) -> None:
     server.should_exit = True
-
-
-@contextlib.contextmanager
-def _signals_left_alone(server: uvicorn.Server) -> Iterator[None]:
-    """uvicorn would catch signals itself, and raise them again at the end: the exit code would not be 0."""
-    server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign, assignment]
-    yield
 
 
 def configure_logging(level: str) -> None:

@@ -1,11 +1,15 @@
 """The stream through what happens to its connections, and beside another node."""
 
 import asyncio
+from collections.abc import Callable
 
 import asyncpg
 import pytest
 
 from rowcast.capture.waker import Mode
+from rowcast.db.migrations import migrate
+from rowcast.dev.postgres import Postgres
+from support.proxies import proxied
 from support.streams import streaming, subscribed
 
 pytestmark = pytest.mark.anyio
@@ -106,4 +110,94 @@ async def test_a_lease_that_ran_out_begins_a_new_epoch_and_tells_subscribers(thi
             " where application_name = 'rowcast reader' and datname = current_database()"
         )
         await kept.until(lambda: kept.losses == 1)
+    await connection.close()
+
+
+async def test_connections_that_fall_silent_are_given_up_and_nothing_is_lost(things: str) -> None:
+    async with proxied(things) as proxy, streaming(proxy.address, patience=1.0) as stream:
+        kept = await subscribed(stream, "things")
+        connection = await asyncpg.connect(things)
+        for number in range(2):
+            # Listener, reader and keeper at the least: none of them is told anything.
+            assert proxy.silence() >= 3
+            await connection.execute("insert into things values ($1)", number)
+            await kept.until(lambda number=number: len(kept.changes) > number)  # type: ignore[misc]
+        assert [change["record"]["id"] for change in kept.changes] == [0, 1]
+        assert kept.losses == 0
+        await connection.close()
+
+
+async def test_a_table_whose_triggers_cannot_be_made_keeps_nothing_else_from_being_done(things: str) -> None:
+    connection = await asyncpg.connect(things)
+    await connection.execute("""
+        create function forbid() returns event_trigger language plpgsql as $$
+        declare command record;
+        begin
+          for command in select * from pg_event_trigger_ddl_commands() loop
+            if command.object_identity like '%forbidden%' then raise 'no triggers here'; end if;
+          end loop;
+        end $$;
+        create table forbidden (id bigint primary key);
+        create event trigger forbid on ddl_command_end when tag in ('CREATE TRIGGER')
+          execute function forbid();
+        alter publication supabase_realtime add table forbidden;
+        create table fine (id bigint primary key);
+        grant select on fine to service_role;
+        alter event trigger rowcast_follow_ddl disable;
+        alter publication supabase_realtime add table fine;
+    """)
+    marks = "select count(*) from rowcast.marks"
+    async with streaming(things) as stream:
+        kept = await subscribed(stream, "fine")
+        await connection.execute("insert into fine values (1)")
+        await kept.until(lambda: len(kept.changes) == 1)
+        # The keeper goes on with what else it has to do.
+        before = await connection.fetchval(marks)
+        async with asyncio.timeout(20):
+            for number in range(2, 1_000_000):
+                await connection.execute("insert into fine values ($1)", number)
+                if await connection.fetchval(marks) > before + 1:
+                    break
+        assert stream.faults() == {}
+    await connection.close()
+
+
+async def test_a_restart_of_postgres_loses_and_repeats_nothing(cluster: Callable[..., Postgres]) -> None:
+    server = cluster(durable=True)
+    await migrate(server.dsn)
+    setup = await asyncpg.connect(server.dsn)
+    await setup.execute(TABLE)
+    await setup.close()
+    async with streaming(server.dsn) as stream:
+        kept = await subscribed(stream, "things")
+        for turn in range(3):
+            connection = await asyncpg.connect(server.dsn)
+            for n in range(20):
+                await connection.execute("insert into things values ($1)", turn * 20 + n)
+            await connection.close()
+            await asyncio.to_thread(server.kill if turn == 1 else server.stop)
+            await asyncio.to_thread(server.start)
+        await kept.until(lambda: len(kept.changes) >= 60)
+        assert [change["record"]["id"] for change in kept.changes] == list(range(60))
+        assert kept.losses == 0
+
+
+async def test_prepared_transactions_can_be_made_and_are_delivered_once_committed(
+    cluster: Callable[..., Postgres],
+) -> None:
+    server = cluster(settings={"max_prepared_transactions": "5"})
+    await migrate(server.dsn)
+    connection = await asyncpg.connect(server.dsn)
+    await connection.execute(TABLE)
+    async with streaming(server.dsn) as stream:
+        kept = await subscribed(stream, "things")
+        # Long enough for a reader that may sleep to have fallen asleep.
+        await connection.execute("select pg_sleep(3)")
+        assert stream.mode is Mode.AWAKE
+        for n, end in enumerate(("commit", "rollback", "commit")):
+            await connection.execute(f"begin; insert into things values ({n}); prepare transaction 'p{n}'")
+            await connection.execute(f"insert into things values ({n + 10})")
+            await connection.execute(f"{end} prepared 'p{n}'")
+        await kept.until(lambda: len(kept.changes) >= 5)
+        assert sorted(change["record"]["id"] for change in kept.changes) == [0, 2, 10, 11, 12]
     await connection.close()

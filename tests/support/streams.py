@@ -58,7 +58,7 @@ class Kept:
 
 @contextlib.asynccontextmanager
 async def streaming(
-    dsn: str, *, age: float = 3600.0, size: int = 1 << 30, page_size: int = 1000
+    dsn: str, *, age: float = 3600.0, size: int = 1 << 30, page_size: int = 1000, patience: float = 30.0
 ) -> AsyncIterator[Stream]:
     """A running stream of the database at ``dsn``."""
     pool = await create_pool(dsn, 5)
@@ -69,6 +69,7 @@ async def streaming(
         rights=Access(["anon", "authenticated", "service_role"]),
         retention=Retention(age=age, size=size, lease=3600),
         page_size=page_size,
+        patience=patience,
     )
     async with asyncio.TaskGroup() as tasks:
         running = tasks.create_task(stream.run())

@@ -20,6 +20,7 @@ CHANNEL: Final = "rowcast"
 FROM_NODE: Final = "node"
 CATALOG: Final = "catalog"
 
+# Its statements are all short.
 _STATEMENT_SECONDS: Final = 10.0
 _TICK: Final = 0.25
 _COALESCE: Final = 0.005
@@ -48,8 +49,10 @@ class Listener:
         wake: asyncio.Event,
         on_catalog: Callable[[], None],
         on_ready: Callable[[], None],
+        patience: float,
     ) -> None:
         self._dsn = dsn
+        self._patience = min(patience, _STATEMENT_SECONDS)
         self._waker = waker
         self._wake = wake
         self._on_catalog = on_catalog
@@ -70,14 +73,11 @@ class Listener:
 
     async def run(self) -> None:
         """Listen until the connection is lost; raises then. Call again to go on."""
-        connection = await connect(self._dsn, purpose="listener")
+        connection = await connect(self._dsn, purpose="listener", patience=self._patience)
         try:
             await connection.add_listener(CHANNEL, self._heard)
-            async with asyncio.timeout(_STATEMENT_SECONDS):
-                await connection.execute("select pg_advisory_lock_shared($1)", ADVISORY_NODE)
-                prepared = await connection.fetchval(
-                    "select current_setting('max_prepared_transactions')::int"
-                )
+            await connection.execute("select pg_advisory_lock_shared($1)", ADVISORY_NODE)
+            prepared = await connection.fetchval("select current_setting('max_prepared_transactions')::int")
             self._waker.sleeps = prepared == 0
             # What was notified before LISTEN stood is read now.
             self._wake.set()
@@ -98,20 +98,19 @@ class Listener:
         while True:
             if connection.is_closed():
                 raise ConnectionResetError("the listening connection was closed")
-            async with asyncio.timeout(_STATEMENT_SECONDS):
-                now = time.monotonic()
-                if self._waker.mode is Mode.FOLLOWING:
-                    await self._try_to_own(connection)
-                elif now - renewed >= RENEW_SECONDS:
-                    renewed = now
-                    await self._renew(connection)
-                if now - checked >= RENEW_SECONDS:
-                    checked = now
-                    self._others = await connection.fetchval(_NODES, ADVISORY_NODE) > 1
-                await self._change_mode(connection)
-                if self._tell_others:
-                    self._tell_others = False
-                    await connection.execute("select pg_notify($1, $2)", CHANNEL, FROM_NODE)
+            now = time.monotonic()
+            if self._waker.mode is Mode.FOLLOWING:
+                await self._try_to_own(connection)
+            elif now - renewed >= RENEW_SECONDS:
+                renewed = now
+                await self._renew(connection)
+            if now - checked >= RENEW_SECONDS:
+                checked = now
+                self._others = await connection.fetchval(_NODES, ADVISORY_NODE) > 1
+            await self._change_mode(connection)
+            if self._tell_others:
+                self._tell_others = False
+                await connection.execute("select pg_notify($1, $2)", CHANNEL, FROM_NODE)
             await self._rest()
 
     async def _rest(self) -> None:

@@ -85,5 +85,4 @@ select e.value::text || ':' || s.system_identifier || ':' || d.oid || ':'
        || substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8) as epoch
 from rowcast.epoch as e, pg_control_system() as s, pg_database as d where d.datname = current_database()
 """
-IN_RECOVERY = "select pg_is_in_recovery()"
 SNAPSHOT = "select pg_current_snapshot()::text"

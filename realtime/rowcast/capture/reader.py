@@ -22,10 +22,9 @@ from typing import Any, Final
 import asyncpg
 
 from rowcast.capture import outbox
-from rowcast.errors import DatabaseError
 from rowcast.model.position import EPOCH_BYTES, Order, Position, Snapshot
 
-_STATEMENT_SECONDS: Final = 60.0
+_FLUSH_SECONDS: Final = 30.0
 _FLUSH_AFTER: Final = 0.005
 _FLUSH_POLL: Final = 0.001
 _WAL_BLOCK: Final = 8192
@@ -81,8 +80,6 @@ class Reader:
 
         Raises HistoryLost, having begun anew, when the kept place belongs to another history of the database.
         """
-        if await connection.fetchval(outbox.IN_RECOVERY):
-            raise DatabaseError("This Postgres is a standby. Point DATABASE_URL at the primary.")
         # The planner has no good statistics of tables that are filled and truncated all day.
         await connection.execute(
             "set jit = off; set enable_seqscan = off; set enable_bitmapscan = off;"
@@ -104,8 +101,7 @@ class Reader:
     async def _begin(self, connection: asyncpg.Connection, epoch: bytes) -> None:
         snapshot = Snapshot.parse(await connection.fetchval(outbox.SNAPSHOT))
         # What the snapshot sees must not come undone in a crash.
-        async with asyncio.timeout(_STATEMENT_SECONDS):
-            await connection.execute(outbox.FLUSH)
+        await connection.execute(outbox.FLUSH)
         self.seen = snapshot
         self._place = Position(epoch, snapshot)
 
@@ -134,8 +130,7 @@ class Reader:
         """The new rows in one page; None when there are none, or too many, which ``place`` then says."""
         assert self._place is not None
         start = self._place.start
-        async with asyncio.timeout(_STATEMENT_SECONDS):
-            found = await connection.fetch(outbox.LIVE, *_beyond(start), self._size + 1)
+        found = await connection.fetch(outbox.LIVE, *_beyond(start), self._size + 1)
         head = found[0]
         _check(start, head["trimmed"])
         end = Snapshot.parse(head["snap"])
@@ -207,14 +202,13 @@ class Reader:
     async def _fetch(
         self, connection: asyncpg.Connection, start: Snapshot, sql: str, *arguments: Any
     ) -> list[asyncpg.Record]:
-        async with asyncio.timeout(_STATEMENT_SECONDS):
-            found = await connection.fetch(sql, *arguments)
+        found = await connection.fetch(sql, *arguments)
         _check(start, found[0]["trimmed"])
         return [record for record in found if record["xid"] is not None]
 
     async def _flushed(self, connection: asyncpg.Connection, wal: int, flushed: int) -> None:
         """Wait until the WAL is flushed up to ``wal``, and flush it when nobody else does."""
-        async with asyncio.timeout(_STATEMENT_SECONDS):
+        async with asyncio.timeout(_FLUSH_SECONDS):
             loop = asyncio.get_running_loop()
             deadline = loop.time() + _FLUSH_AFTER
             while flushed < wal:

@@ -30,7 +30,7 @@ from rowcast.model.claims import Claims
 from rowcast.model.position import encode_batch, encode_event
 
 _BACKOFF: Final = (0.1, 3.0)
-_TEND_SECONDS: Final = 0.25
+_TEND_SECONDS: Final = 1.0
 _RECONCILE_SECONDS: Final = 10.0
 _RECONCILE_RETRY: Final = 0.25
 _CAPTURE_WAIT: Final = 30.0
@@ -53,7 +53,10 @@ class Rights(Protocol):
 
 
 class Stream:
-    """Changes of one database, to its subscribers. ``run`` it; everything else may be called meanwhile."""
+    """Changes of one database, to its subscribers. ``run`` it; everything else may be called meanwhile.
+
+    ``page_size`` is in rows; ``patience`` bounds each statement, in seconds.
+    """
 
     def __init__(
         self,
@@ -64,6 +67,7 @@ class Stream:
         retention: Retention,
         pool: asyncpg.Pool,
         page_size: int = 1_000,
+        patience: float = 30.0,
     ) -> None:
         self._direct_dsn = direct_dsn
         self._subscriptions, self._rights, self._retention = subscriptions, rights, retention
@@ -73,7 +77,10 @@ class Stream:
         self._waker = Waker()
         self._wake = asyncio.Event()
         self._tables_changed = asyncio.Event()
-        self._listener = Listener(direct_dsn, self._waker, self._wake, self._catalog_news, self._listening)
+        self._patience = patience
+        self._listener = Listener(
+            direct_dsn, self._waker, self._wake, self._catalog_news, self._listening, patience
+        )
         self._begun = self._completed = 0
         self._turn = asyncio.Event()
         self._handed: tuple[Page, str, Row] | None = None
@@ -205,7 +212,7 @@ class Stream:
         self._tables_changed.set()
 
     async def _read(self) -> None:
-        connection = await connect(self._direct_dsn, purpose="reader")
+        connection = await connect(self._direct_dsn, purpose="reader", patience=self._patience)
         try:
             # Before the epoch is looked at: where the lease had run out, a new one begins.
             await self._retention.renew(connection)
@@ -297,23 +304,22 @@ class Stream:
             subscriber.lost()
 
     async def _keep(self) -> None:
-        connection = await connect(self._direct_dsn, purpose="keeper")
+        connection = await connect(self._direct_dsn, purpose="keeper", patience=self._patience)
         try:
-            reconciled = 0.0
-            self._tables_changed.set()
+            due = 0.0
             while True:
-                now = time.monotonic()
-                if self._tables_changed.is_set() or now - reconciled >= _RECONCILE_SECONDS:
+                if self._tables_changed.is_set() or time.monotonic() >= due:
                     self._tables_changed.clear()
                     self._rights.forget()
-                    reconciled = now if await reconcile(connection) else now - _RECONCILE_SECONDS
+                    done = await reconcile(connection)
+                    due = time.monotonic() + (_RECONCILE_SECONDS if done else _RECONCILE_RETRY)
                 self._up["keeper"] = True
                 if self._waker.mode is not Mode.FOLLOWING:
                     await self._retention.tend(connection)
                     if (commit := self._retention.commit_seconds) is not None:
                         self._waker.commit_seconds = commit
                 try:
-                    async with asyncio.timeout(_TEND_SECONDS):
+                    async with asyncio.timeout(min(_TEND_SECONDS, due - time.monotonic())):
                         await self._tables_changed.wait()
                 except TimeoutError:
                     continue

@@ -14,10 +14,9 @@ import asyncpg
 import structlog
 
 from rowcast.db.connection import ADVISORY_TABLES, Session
-from rowcast.model.binding import WILDCARD, Binding
+from rowcast.model.binding import Binding
 
 _LOCK_TIMEOUT = "50ms"
-_STATEMENT_SECONDS = 60.0
 _RETRY_SECONDS = 0.05
 
 log = structlog.get_logger("rowcast.tables")
@@ -49,7 +48,7 @@ group by 1, 2, 3
 
 async def matching(connection: Session, binding: Binding) -> list[Table]:
     """The tables of the publication that a binding asks for."""
-    found = await connection.fetch(_MATCHING, binding.schema or WILDCARD, binding.table or WILDCARD)
+    found = await connection.fetch(_MATCHING, binding.schema, binding.table)
     return [
         Table(
             record["oid"],
@@ -67,21 +66,20 @@ async def reconcile(connection: asyncpg.Connection) -> bool:
 
     Returns whether all is done. Nodes take turns: one that finds another at work leaves it to that one.
     """
-    async with asyncio.timeout(_STATEMENT_SECONDS):
-        if not await connection.fetchval("select pg_try_advisory_lock($1)", ADVISORY_TABLES):
-            return False
-        try:
-            stale: Sequence[int] = [
-                record["oid"]
-                for record in await connection.fetch("select * from rowcast.stale_tables() as t (oid)")
-            ]
-            done = True
-            for oid in stale:
-                done = await _install(connection, oid) and done
-            return done
-        finally:
-            if not connection.is_closed():
-                await connection.execute("select pg_advisory_unlock($1)", ADVISORY_TABLES)
+    if not await connection.fetchval("select pg_try_advisory_lock($1)", ADVISORY_TABLES):
+        return False
+    try:
+        stale: Sequence[int] = [
+            record["oid"]
+            for record in await connection.fetch("select * from rowcast.stale_tables() as t (oid)")
+        ]
+        done = True
+        for oid in stale:
+            done = await _install(connection, oid) and done
+        return done
+    finally:
+        if not connection.is_closed():
+            await connection.execute("select pg_advisory_unlock($1)", ADVISORY_TABLES)
 
 
 async def _install(connection: asyncpg.Connection, oid: int) -> bool:
@@ -95,10 +93,12 @@ async def _install(connection: asyncpg.Connection, oid: int) -> bool:
         return False
     except (asyncpg.UndefinedTableError, asyncpg.UndefinedObjectError, asyncpg.InternalServerError):
         return False  # it was dropped or changed at this moment
-    except asyncpg.InsufficientPrivilegeError as error:
-        log.error(
-            "table_not_captured", table=name, reason=str(error), remedy="run the server as the table's owner"
-        )
+    except asyncpg.PostgresError as error:
+        if connection.is_closed():
+            raise
+        # One table must not keep the others, the lease and the trimming from being done; the timer tries
+        # it again.
+        log.error("table_not_captured", table=name, reason=str(error))
         return True
     log.info("table_captured" if captured else "table_released", table=name)
     return True

@@ -16,6 +16,7 @@ ADVISORY_NODE = 0x526F7763_0003
 ADVISORY_TABLES = 0x526F7763_0004
 
 _CONNECT_SECONDS = 10.0
+_PATIENCE = 30.0
 # A vanished host must be noticed soon: its session may hold the waker's lock.
 _KEEPALIVES = {"tcp_keepalives_idle": "5", "tcp_keepalives_interval": "2", "tcp_keepalives_count": "3"}
 _USER_TIMEOUT = {"tcp_user_timeout": "10000"}
@@ -47,8 +48,13 @@ def place(dsn: str) -> str:
     return f"{parts.hostname or 'local socket'}{port}{parts.path}"
 
 
-async def connect(dsn: str, *, purpose: str, timeout: float = _CONNECT_SECONDS) -> asyncpg.Connection:
+async def connect(
+    dsn: str, *, purpose: str, timeout: float = _CONNECT_SECONDS, patience: float | None = _PATIENCE
+) -> asyncpg.Connection:
     """A connection that writes, named for its purpose in ``pg_stat_activity``.
+
+    ``patience`` bounds each of its statements, in seconds: a dead TCP connection says nothing, and an
+    unbounded statement would wait on it for ever.
 
     Raises DatabaseError when the server refuses for good: wrong password, no such database, a standby.
     Raises one of REFUSED when trying again may help.
@@ -58,6 +64,7 @@ async def connect(dsn: str, *, purpose: str, timeout: float = _CONNECT_SECONDS) 
             connection = await asyncpg.connect(
                 dsn,
                 timeout=timeout,
+                command_timeout=patience,
                 server_settings={
                     "application_name": f"rowcast {purpose}",
                     "jit": "off",
@@ -66,11 +73,14 @@ async def connect(dsn: str, *, purpose: str, timeout: float = _CONNECT_SECONDS) 
                     **_USER_TIMEOUT,
                 },
             )
-            if await connection.fetchval("select pg_is_in_recovery()"):
+            try:
+                standby = await connection.fetchval("select pg_is_in_recovery()")
+            except BaseException:
                 connection.terminate()
-                raise DatabaseError(
-                    f"Postgres at {place(dsn)} is a standby. Point DATABASE_URL at the primary."
-                )
+                raise
     except (asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InvalidCatalogNameError) as error:
         raise DatabaseError(f"Postgres at {place(dsn)} refuses the connection: {error}.") from None
+    if standby:
+        connection.terminate()
+        raise DatabaseError(f"Postgres at {place(dsn)} is a standby. Point DATABASE_URL at the primary.")
     return connection

@@ -80,7 +80,7 @@ async def migrate(
     Raises MigrationError when the ledger is newer than the code or a file that has run was edited.
     """
     async with asyncio.timeout(timeout):
-        connection = await connect(dsn, purpose="migrate")
+        connection = await connect(dsn, purpose="migrate", patience=None)
         try:
             if on_notice is not None:
                 connection.add_log_listener(lambda _, message: on_notice(str(message)))

@@ -173,7 +173,6 @@ async def _serving(settings: Settings) -> AsyncIterator[None]:
             runtime.app, host=settings.host, port=settings.port, max_frame=settings.max_frame,
             log_level=settings.log_level,
         )  # fmt: skip
-        server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign, assignment]
         serving = asyncio.create_task(_served(server))
         try:
             while not server.started:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from rowcast.hub.feed import Subscriber
 from rowcast.model.binding import WILDCARD, Binding
 from rowcast.model.change import Change, Op, Relation
-from rowcast.protocol.changes import encode_data, encode_message
+from rowcast.protocol.changes import encode_data, encode_message, encode_reduced
 from rowcast.protocol.frames import text_frame
 from rowcast.protocol.messages import Version
 
@@ -45,7 +45,7 @@ class Counts:
 
 @dataclass(slots=True)
 class Subscriptions:
-    """The subscribers of one database. ``limit`` bounds a message's data in bytes."""
+    """The subscribers of one database. ``limit`` bounds a whole message, in bytes."""
 
     limit: int
     counts: Counts = field(default_factory=Counts)
@@ -100,6 +100,7 @@ class Subscriptions:
         """Send a change to everyone who asked for it and may read it."""
         relation = change.relation
         data: bytes | None = None
+        reduced: bytes | None = None
         verdicts: dict[str, bool] = {}
         for audience, members in self._of(relation.schema, relation.table, change.op).items():
             role = audience.role
@@ -109,8 +110,12 @@ class Subscriptions:
                 self.counts.hidden += len(members)
                 continue
             if data is None:
-                data = encode_data(change, self.limit)
-            frame = text_frame(encode_message(data, audience.topic, audience.ids, audience.version))
+                data = encode_data(change)
+            message = encode_message(data, audience.topic, audience.ids, audience.version)
+            if len(message) > self.limit:
+                reduced = reduced or encode_reduced(change)
+                message = encode_message(reduced, audience.topic, audience.ids, audience.version)
+            frame = text_frame(message)
             self.counts.messages += len(members)
             for subscriber in members:
                 subscriber.lane.push(frame)

@@ -19,14 +19,13 @@ SMALL_VALUE: Final = 64
 _TOO_LARGE: Final = b'["Error 413: Payload Too Large"]'
 
 
-def encode_data(change: Change, limit: int) -> bytes:
-    """The ``data`` object of a change, at most about ``limit`` bytes long.
+def encode_data(change: Change) -> bytes:
+    """The ``data`` object of a change."""
+    return _data(change, b"null", *_images(change))
 
-    A larger one keeps only small values, and says so in ``errors``.
-    """
-    data = _data(change, b"null", *_images(change))
-    if len(data) <= limit:
-        return data
+
+def encode_reduced(change: Change) -> bytes:
+    """The ``data`` object of a change that is too large: with small values only, which ``errors`` says."""
     return _data(change, _TOO_LARGE, *(image and _small(image) for image in _images(change)))
 
 

@@ -1,5 +1,6 @@
 """uvicorn, as this server needs it: our fast lane, and no address with a key in any log."""
 
+import contextlib
 import logging
 import socket
 from typing import Final
@@ -42,7 +43,10 @@ def make_server(
         server_header=False,
         timeout_graceful_shutdown=_DRAIN_SECONDS,
     )
-    return uvicorn.Server(config)
+    server = uvicorn.Server(config)
+    # uvicorn would catch signals itself, and raise them again at its end: the exit code would not be 0.
+    server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign, assignment]
+    return server
 
 
 def bound_port(server: uvicorn.Server) -> int:
