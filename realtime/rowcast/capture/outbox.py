@@ -7,11 +7,8 @@ all.
 
 TABLES = ("rowcast.outbox_0", "rowcast.outbox_1", "rowcast.outbox_2")
 
-_ROW = "xid, seq, ord, relation, op, record, old_record, at"
-# Text, as asyncpg would round nothing but parse everything; the reader wants a number and bytes.
-_OUT = "xid::text::bigint as xid, seq, ord, relation, op::text as op, record, old_record, at"
-
-
+# An xid8 as a number, and not as asyncpg's own type.
+_OUT = "xid::text::bigint as xid, seq, ord, relation, op::text as op, record, old_record"
 _AFTER = "(ord, seq) > ($2, $3) order by ord, seq limit $4"
 
 
@@ -38,8 +35,10 @@ with s as materialized (
          (select xid::text::bigint from rowcast.trimmed) as trimmed
 )
 select s.snap, s.wal, s.flushed, s.trimmed, o.* from s left join lateral (
-  select u.*, max(seq) over (partition by xid) as maxseq, max(at) over (partition by xid) as committed from (
-{_both(f"select {_OUT} from {{table}} where {{where}} limit $3")}
+  select xid, seq, ord, relation, op, record, old_record,
+         max(seq) over (partition by xid) as maxseq, max(at) over (partition by xid) as committed
+  from (
+{_both(f"select {_OUT}, at from {{table}} where {{where}} limit $3")}
   ) as u
 ) as o on true
 order by o.maxseq, o.ord, o.seq
@@ -64,8 +63,7 @@ select s.trimmed, o.* from (select xid::text::bigint as trimmed from rowcast.tri
 ) as o on true
 """
 
-# A page of one transaction: $1 its xid, after ($2 ord, $3 seq), at most $4 rows. The limit stands in every
-# arm:
+# A page of one transaction: $1 its xid, after ($2 ord, $3 seq), at most $4 rows. The limit stands in each arm:
 # over the plain union, Postgres would sort the whole transaction for each page.
 PART = f"""
 select s.trimmed, o.* from (select xid::text::bigint as trimmed from rowcast.trimmed) as s left join lateral (
