@@ -63,7 +63,7 @@ select s.trimmed, o.* from (select xid::text::bigint as trimmed from rowcast.tri
 ) as o on true
 """
 
-# A page of one transaction: $1 its xid, after ($2 ord, $3 seq), at most $4 rows. The limit stands in each arm:
+# A page of one transaction: $1 its xid, after ($2 ord, $3 seq), at most $4. The limit stands in each arm:
 # over the plain union, Postgres would sort the whole transaction for each page.
 PART = f"""
 select s.trimmed, o.* from (select xid::text::bigint as trimmed from rowcast.trimmed) as s left join lateral (
