@@ -12,6 +12,7 @@ class Proxy:
     def __init__(self, dsn: str) -> None:
         self._parts = urlsplit(dsn)
         self._links: list[_Link] = []
+        self._opened = asyncio.Event()
         self.tasks: set[asyncio.Task[None]] = set()
         self.address = dsn
 
@@ -22,12 +23,18 @@ class Proxy:
         self.address = urlunsplit(self._parts._replace(netloc=f"{user}@127.0.0.1:{port}"))
         return server
 
-    def silence(self) -> int:
+    async def until_open(self, count: int) -> None:
+        """Wait until so many connections are open that were not silenced."""
+        async with asyncio.timeout(30):
+            while sum(not link.ended for link in self._links) < count:
+                self._opened.clear()
+                await self._opened.wait()
+
+    def silence(self) -> None:
         """From now on nothing passes on the connections that are open, and none of them is closed."""
         links, self._links = self._links, []
         for link in links:
             link.silent = True
-        return len(links)
 
     def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.create_task(self._serve(reader, writer))
@@ -37,15 +44,17 @@ class Proxy:
         upstream = await asyncio.open_connection(self._parts.hostname, self._parts.port)
         link = _Link()
         self._links.append(link)
+        self._opened.set()
         try:
             await asyncio.gather(link.carry(reader, upstream[1]), link.carry(upstream[0], writer))
         finally:
+            link.ended = True
             writer.close()
             upstream[1].close()
 
 
 class _Link:
-    silent = False
+    silent = ended = False
 
     async def carry(self, source: asyncio.StreamReader, to: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError):
