@@ -1,6 +1,6 @@
 -- The trigger functions: one for each operation, serving every captured table.
 --
--- Arguments of a trigger:
+-- Arguments of a trigger; the last two are left out where both would be '':
 --   0  rowcast.relations.id of the table as it looks now
 --   1  which session settings the JSON of a row depends on: '' none, 'time' TimeZone, 'all' every one
 --   2  the oid whose drawn order the statement has, or '' where no statement can nest (then ord = seq)
@@ -87,34 +87,32 @@ begin
       declare
         changed_settings text[];
         statement_order bigint;
-        captures boolean;
-        wakes boolean;
         outbox bigint;
         written bigint;
       begin
-        -- Read after the writer's xid was assigned (a row was written): see capture/waker and capture/retention.
-        select lease.last_value > extract(epoch from clock_timestamp()),
-               asleep.last_value > extract(epoch from clock_timestamp()),
-               turn.last_value
-          into captures, wakes, outbox
-          from rowcast.lease_until as lease, rowcast.asleep_until as asleep, rowcast.current_outbox as turn;
-        if not captures then
+        -- The flags are read by a function and not by SELECT: an expression without a table needs no executor, and
+        -- three of them cost a quarter of one. Here the writer's xid is assigned already, since a row was written:
+        -- see capture/waker and capture/retention.
+        if to_timestamp(pg_sequence_last_value('rowcast.lease_until'::regclass)) <= clock_timestamp() then
           return null;
         end if;
-        -- Looked at here first: a call costs a twentieth of the whole trigger.
-        if tg_argv[1] = 'all'
-           or tg_argv[1] = 'time' and current_setting('TimeZone') not in ('UTC', 'Etc/UTC', 'GMT') then
-          changed_settings := rowcast.pin(tg_argv[1]);
+        if tg_nargs > 1 then
+          if tg_argv[1] = 'all'
+             or tg_argv[1] = 'time' and current_setting('TimeZone') not in ('UTC', 'Etc/UTC', 'GMT') then
+            changed_settings := rowcast.pin(tg_argv[1]);
+          end if;
+          if tg_argv[2] <> '' then
+            statement_order := rowcast.drawn_order(tg_argv[2], tg_op, pg_trigger_depth());
+          end if;
         end if;
-        if tg_argv[2] <> '' then
-          statement_order := rowcast.drawn_order(tg_argv[2], tg_op, pg_trigger_depth());
-        end if;
+        outbox := pg_sequence_last_value('rowcast.current_outbox'::regclass);
         %2$s
         get diagnostics written = row_count;
         if changed_settings is not null then
           perform rowcast.unpin(changed_settings);
         end if;
-        if written > 0 and wakes then
+        if to_timestamp(pg_sequence_last_value('rowcast.asleep_until'::regclass)) > clock_timestamp()
+           and written > 0 then
           perform pg_notify('rowcast', '');
         end if;
         return null;

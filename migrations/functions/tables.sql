@@ -155,8 +155,8 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
   with parts as (
     select '!rowcast_' || event as name,
            'capture_' || event || case when way = 'row' then '_row' else '' end as function_name,
-           array[version::text, rowcast.settings_of(relid),
-                 case when nests then coalesce(pg_partition_root(relid), relid)::oid::text else '' end] as arguments,
+           case when extra.arguments = array['', ''] then array[version::text]
+                else version::text || extra.arguments end as arguments,
            'after ' || event as moment,
            case when way = 'row' then 'for each row' else tables || ' for each statement' end as scope
     from (values
@@ -164,9 +164,13 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
       ('U', 'update', 'referencing old table as rowcast_old new table as rowcast_new'),
       ('D', 'delete', 'referencing old table as rowcast_old')
     ) as p (op, event, tables)
+    cross join (values (array[
+      rowcast.settings_of(relid),
+      case when nests then coalesce(pg_partition_root(relid), relid)::oid::text else '' end
+    ])) as extra (arguments)
     where position(op in ops) > 0
     union all
-    select '!rowcast_truncate', 'capture_truncate', array[version::text, '', ''], 'after truncate',
+    select '!rowcast_truncate', 'capture_truncate', array[version::text], 'after truncate',
            'for each statement'
     where position('T' in ops) > 0
     union all

@@ -8,9 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rowcast.capture.waker import (
-    AWAKE_POLL,
+    AWAKE_POLLS,
     BELT,
-    BUSY_POLL,
     CALM_SECONDS,
     IDLE_POLL,
     WINDOW,
@@ -45,7 +44,7 @@ def test_a_slow_disk_lowers_the_threshold_that_notify_would_hold_the_rate_below(
 def test_an_owner_falls_asleep_after_a_calm_time_and_only_once_older_writers_have_ended() -> None:
     waker = Waker()
     waker.own(0.0)
-    assert waker.pause(0.0) == AWAKE_POLL
+    assert waker.pause(0.0) == AWAKE_POLLS[0][1]
     assert quiet(waker, 0.0, CALM_SECONDS - 0.3) is None
     assert quiet(waker, CALM_SECONDS, 1.0) is Mode.FALLING
     waker.raised(drawn=100)
@@ -67,14 +66,16 @@ def test_a_burst_wakes_the_owner_without_waiting_for_its_window() -> None:
     assert waker.wants(0.02) is Mode.AWAKE
 
 
-def test_a_very_busy_owner_reads_more_at_once() -> None:
+def test_the_busier_an_owner_is_the_more_it_reads_at_once() -> None:
     waker = Waker()
     waker.own(0.0)
-    waker.read(5_000, 1, 0.1)
-    waker.wants(WINDOW)
-    assert waker.pause(WINDOW) == BUSY_POLL
-    waker.wants(2 * WINDOW)
-    assert waker.pause(2 * WINDOW) == AWAKE_POLL
+    paces = []
+    for turn, changes in enumerate((0, 200, 5_000, 0), start=1):
+        waker.read(changes, 1, turn * WINDOW)
+        waker.wants(turn * WINDOW)
+        paces.append(waker.pause(turn * WINDOW))
+    quick, middle, slow = (poll for _, poll in AWAKE_POLLS)
+    assert paces == [quick, middle, slow, quick]
 
 
 def test_where_transactions_can_be_prepared_the_flag_is_never_raised() -> None:

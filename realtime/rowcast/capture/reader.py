@@ -3,8 +3,7 @@
 Ids and xids are given before commit, so neither tells what is new. The reader keeps the snapshot of its last
 read; the next read returns every row whose transaction that snapshot does not see. Three rules make it exact:
 
-- A page is handed out only when the WAL is flushed up to where its snapshot was taken: after a crash,
-  Postgres
+- A page is handed out only when the WAL is flushed up to where its snapshot was taken: after a crash, Postgres
   gives unflushed xids out again, and a snapshot kept over that would lose their new owners.
 - Order is (maxseq, ord, seq), with maxseq over all rows of the transaction, before any filter.
 - A read from snapshot A is good if and only if xmin(A) is above the highest xid that was trimmed.
@@ -17,7 +16,8 @@ import hashlib
 from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any, Final
+from operator import attrgetter
+from typing import Any, Final, NamedTuple
 
 import asyncpg
 
@@ -30,23 +30,33 @@ _FLUSH_POLL: Final = 0.001
 _WAL_BLOCK: Final = 8192
 # The longer of the two page headers: an insert position within it has nothing before it left to flush.
 _WAL_PAGE_HEADER: Final = 40
+_BY_ORDER: Final = attrgetter("maxseq", "ord", "seq")
 
 
 class HistoryLost(Exception):
     """What followed the reader's place is gone: trimmed, or another history of the database."""
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
-    """A row of the outbox, as it was read. ``committed`` is the greatest time of its transaction."""
+class Row(NamedTuple):
+    """A row of the outbox, as it was read. ``maxseq`` and ``committed`` are the greatest of its transaction.
+
+    A plain tuple, since one is made for every change, also for those that nobody hears.
+    """
 
     xid: int
-    order: Order
+    maxseq: int
+    ord: int
+    seq: int
     relation: int
     op: str
     record: str | None
     old_record: str | None
     committed: datetime
+
+    @property
+    def order(self) -> Order:
+        """Where the change stands in its batch."""
+        return Order(self.maxseq, self.ord, self.seq)
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +192,7 @@ class Reader:
         of = {record["xid"]: record for record in group}
         found = await self._fetch(connection, start, outbox.WHOLE, [str(xid) for xid in of])
         rows = [_row(record, of[record["xid"]]) for record in found]
-        return Page(start, end, sorted(rows, key=lambda row: row.order.key()))
+        return Page(start, end, sorted(rows, key=_BY_ORDER))
 
     async def _parts(
         self, connection: asyncpg.Connection, start: Snapshot, end: Snapshot, of: asyncpg.Record, after: Order
@@ -237,7 +247,9 @@ def _row(record: asyncpg.Record, transaction: asyncpg.Record | None = None) -> R
     of = transaction or record
     return Row(
         record["xid"],
-        Order(of["maxseq"], record["ord"], record["seq"]),
+        of["maxseq"],
+        record["ord"],
+        record["seq"],
         record["relation"],
         record["op"],
         record["record"],

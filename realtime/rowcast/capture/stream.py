@@ -289,7 +289,7 @@ class Stream:
             op=op,
             record=None if row.record is None else row.record.encode(),
             old_record=None if row.old_record is None else row.old_record.encode(),
-            seq=row.order.seq,
+            seq=row.seq,
             position=encode_event(batch, row.order),
             commit_timestamp=f"{row.committed:%Y-%m-%dT%H:%M:%S}.{row.committed.microsecond // 1000:03}Z",
         )

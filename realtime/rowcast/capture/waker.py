@@ -4,8 +4,8 @@ NOTIFY holds a cluster-wide lock through commit, so writers notify only while th
 database says so; it is a lease, so that a dead server's flag runs out. One node owns the flag.
 
     FOLLOWING  another node owns it                 polls 250 ms while that one is awake, 1 s while it sleeps
-    AWAKE      the flag is down, nobody notifies    polls 5 ms, 10 ms when very busy; falls asleep
-                                                    below `low` for 2 s
+    AWAKE      the flag is down, nobody notifies    polls 2, 5 or 10 ms by the rate of changes; falls
+                                                    asleep below `low` for 2 s
     FALLING    the flag is up, but a transaction    polls 10 to 50 ms, until the oldest running transaction
                may have looked before it was        began after the xid X that was drawn after raising it
     ASLEEP     every writer notifies                looks once a second all the same; wakes above `high`
@@ -14,14 +14,14 @@ Writers read the flag after their xid was assigned. One with an xid below X may 
 raised: it has ended once xmin is above X, and the poll that sees this xmin has read what it wrote.
 """
 
+import math
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
-AWAKE_POLL: Final = 0.005
-#: Above so many changes a second a poll costs the writers more than it gains: each read takes more at once.
-BUSY_CHANGES: Final = 1_000.0
-BUSY_POLL: Final = 0.010
+#: Seconds between polls, by the changes a second below which they hold. A poll takes time from the writers, so
+#: when there is much each read takes more at once; when there is little it is the greater part of the delay.
+AWAKE_POLLS: Final = ((300.0, 0.002), (1_000.0, 0.005), (math.inf, 0.010))
 #: Where prepared transactions are possible the flag is never raised: a transaction that notified cannot be
 #: prepared.
 IDLE_POLL: Final = 0.020
@@ -71,7 +71,7 @@ class Waker:
     _window_changes: int = 0
     _calm_since: float = field(default=0.0)
     _last_change: float = 0.0
-    _busy: bool = False
+    _awake_poll: float = AWAKE_POLLS[0][1]
 
     def own(self, now: float) -> None:
         """The flag is this node's from now on."""
@@ -111,7 +111,7 @@ class Waker:
             return Mode.AWAKE if busy else None
         if self.mode is Mode.AWAKE and elapsed >= WINDOW:
             rate = self._window_changes / elapsed
-            self._busy = rate > BUSY_CHANGES
+            self._awake_poll = next(poll for below, poll in AWAKE_POLLS if rate < below)
             if rate > low:
                 self._calm_since = now
             self._open_window(now)
@@ -128,7 +128,7 @@ class Waker:
         match self.mode:
             case Mode.AWAKE:
                 quiet = not self.sleeps and now - self._last_change >= IDLE_AFTER
-                return IDLE_POLL if quiet else BUSY_POLL if self._busy else AWAKE_POLL
+                return IDLE_POLL if quiet else self._awake_poll
             case Mode.FALLING:
                 return FALLING_POLLS[0] if self._polls < 10 else FALLING_POLLS[1]
             case Mode.ASLEEP:
@@ -138,6 +138,7 @@ class Waker:
 
     def _awake(self, now: float) -> None:
         self.mode, self._calm_since = Mode.AWAKE, now
+        self._awake_poll = AWAKE_POLLS[0][1]
         self._open_window(now)
 
     def _open_window(self, now: float) -> None:
