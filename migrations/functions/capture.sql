@@ -123,9 +123,11 @@ begin
           %1$s outbox = %2$s then
             insert into rowcast.outbox_%2$s /* Rowcast captures this table; "rowcast unwatch" stops it */
               (xid, seq, ord, relation, op, record, old_record, at)
-            select pg_current_xact_id(), change.seq, coalesce(statement_order, change.seq),
+            -- seq stands before ord, and is drawn before ord reads it: columns are computed in this order.
+            select pg_current_xact_id(), nextval('rowcast.seq'),
+                   coalesce(statement_order, currval('rowcast.seq')),
                    tg_argv[0]::int, %3$L, change.new, change.old, clock_timestamp()
-            from (select nextval('rowcast.seq') as seq, rows.new, rows.old from (%4$s) as rows) as change;
+            from (%4$s) as change;
           $branch$, case n when 0 then 'if' else 'elsif' end, n, source.op, source.rows), '' order by n)
           || 'end if;'
         from generate_series(0, 2) as n

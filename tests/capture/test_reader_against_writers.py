@@ -25,7 +25,8 @@ async def _collect(dsn: str, reader: Reader, done: asyncio.Event, rnd: random.Ra
         try:
             await reader.open(connection)
             for _ in range(rnd.randint(1, 60)):
-                finished = done.is_set()
+                # A read that goes on within a batch ends with that batch, whatever came after it.
+                last = done.is_set() and reader.place is not None and reader.place.end is None
                 before = len(seen)
                 async for page in reader.read(connection):
                     for row in page.rows:
@@ -33,12 +34,12 @@ async def _collect(dsn: str, reader: Reader, done: asyncio.Event, rnd: random.Ra
                             names[row.relation] = await connection.fetchval(
                                 "select table_name from rowcast.relations where id = $1", row.relation
                             )
-                        seen.append(Seen(row.xid, row.order.seq, names[row.relation], row.record or "{}"))
+                        seen.append(Seen(row.xid, row.seq, names[row.relation], row.record or "{}"))
                     if rnd.random() < 0.05:
                         # Broken off within a page: what was taken of it is not given again.
                         reader.handed_out(page, page.rows[-1])
                         break
-                if finished and len(seen) == before:
+                if last and len(seen) == before:
                     return seen
                 # Reads that come thick and fast, and reads that many transactions fall between.
                 await connection.execute("select pg_sleep($1)", rnd.choice((0.0, 0.0, 0.001, 0.03)))

@@ -26,6 +26,7 @@ def _both(arm: str) -> str:
 
 
 # $1 xmax of A, $2 xip of A, $3 the most rows an arm may give: an arm that gives that many was cut.
+# $4 relations whose rows are counted but not given; the window is over all rows, as a transaction's order is.
 # The insert position is read after the snapshot was taken, so every commit the snapshot sees lies before it.
 LIVE = f"""
 with s as materialized (
@@ -33,14 +34,15 @@ with s as materialized (
          pg_wal_lsn_diff(pg_current_wal_insert_lsn(), '0/0')::bigint as wal,
          pg_wal_lsn_diff(pg_current_wal_flush_lsn(), '0/0')::bigint as flushed,
          (select xid::text::bigint from rowcast.trimmed) as trimmed
-)
-select s.snap, s.wal, s.flushed, s.trimmed, o.* from s left join lateral (
+), u as materialized (
+{_both(f"select {_OUT}, at from {{table}} where {{where}} limit $3")}
+), o as (
   select xid, seq, ord, relation, op, record, old_record,
          max(seq) over (partition by xid) as maxseq, max(at) over (partition by xid) as committed
-  from (
-{_both(f"select {_OUT}, at from {{table}} where {{where}} limit $3")}
-  ) as u
-) as o on true
+  from u
+)
+select s.snap, s.wal, s.flushed, s.trimmed, (select count(*) from u) as changes, o.*
+from s left join o on o.relation <> all($4::int[])
 order by o.maxseq, o.ord, o.seq
 """
 

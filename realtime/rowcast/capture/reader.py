@@ -3,8 +3,8 @@
 Ids and xids are given before commit, so neither tells what is new. The reader keeps the snapshot of its last
 read; the next read returns every row whose transaction that snapshot does not see. Three rules make it exact:
 
-- A page is handed out only when the WAL is flushed up to where its snapshot was taken: after a crash, Postgres
-  gives unflushed xids out again, and a snapshot kept over that would lose their new owners.
+- A page is handed out only when the WAL is flushed up to where its snapshot was taken: after a crash,
+  Postgres gives unflushed xids out again, and a snapshot kept over that would lose their new owners.
 - Order is (maxseq, ord, seq), with maxseq over all rows of the transaction, before any filter.
 - A read from snapshot A is good if and only if xmin(A) is above the highest xid that was trimmed.
 
@@ -13,7 +13,7 @@ The reader's place survives its connection: what was handed out is never read ag
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from operator import attrgetter
@@ -61,11 +61,12 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Rows to hand out, in order, of the batch (``start``, ``end``]."""
+    """Rows to hand out, in order, of the batch (``start``, ``end``]. ``changes`` counts all there were."""
 
     start: Snapshot
     end: Snapshot
     rows: Sequence[Row]
+    changes: int
 
 
 class Reader:
@@ -115,11 +116,16 @@ class Reader:
         self.seen = snapshot
         self._place = Position(epoch, snapshot)
 
-    async def read(self, connection: asyncpg.Connection) -> AsyncIterator[Page]:
-        """Pages of what is new, in order. A page counts as handed out when the next one is asked for."""
+    async def read(
+        self, connection: asyncpg.Connection, unheard: Collection[int] = ()
+    ) -> AsyncIterator[Page]:
+        """Pages of what is new, in order. A page counts as handed out when the next one is asked for.
+
+        Rows of the relations ``unheard`` may be left out: nobody wants them, so they need not be sent here.
+        """
         assert self._place is not None, "open the reader first"
         if self._place.end is None:
-            first = await self._live(connection)
+            first = await self._live(connection, unheard)
             if first is not None:
                 yield first
                 self._place = Position(self._place.epoch, first.end)
@@ -136,26 +142,27 @@ class Reader:
         assert self._place is not None
         self._place = Position(self._place.epoch, page.start, page.end, row.order)
 
-    async def _live(self, connection: asyncpg.Connection) -> Page | None:
+    async def _live(self, connection: asyncpg.Connection, unheard: Collection[int]) -> Page | None:
         """The new rows in one page; None when there are none, or too many, which ``place`` then says."""
         assert self._place is not None
         start = self._place.start
-        found = await connection.fetch(outbox.LIVE, *_beyond(start), self._size + 1)
+        found = await connection.fetch(outbox.LIVE, *_beyond(start), self._size + 1, list(unheard))
         head = found[0]
         _check(start, head["trimmed"])
         end = Snapshot.parse(head["snap"])
         wal = _flush_target(head["wal"])
-        if head["xid"] is None:
+        changes = head["changes"]
+        if not changes:
             if head["flushed"] >= wal:
                 self._place = Position(self._place.epoch, end)
             self.seen = end
             return None
         await self._flushed(connection, wal, head["flushed"])
-        if len(found) > self._size:
+        if changes > self._size:
             self._place = Position(self._place.epoch, start, end, Order(0, 0, 0))
             return None
         self.seen = end
-        return Page(start, end, [_row(record) for record in found])
+        return Page(start, end, [_row(record) for record in found if record["xid"] is not None], changes)
 
     async def _paged(
         self, connection: asyncpg.Connection, start: Snapshot, end: Snapshot
@@ -192,7 +199,7 @@ class Reader:
         of = {record["xid"]: record for record in group}
         found = await self._fetch(connection, start, outbox.WHOLE, [str(xid) for xid in of])
         rows = [_row(record, of[record["xid"]]) for record in found]
-        return Page(start, end, sorted(rows, key=_BY_ORDER))
+        return Page(start, end, sorted(rows, key=_BY_ORDER), len(rows))
 
     async def _parts(
         self, connection: asyncpg.Connection, start: Snapshot, end: Snapshot, of: asyncpg.Record, after: Order
@@ -204,7 +211,7 @@ class Reader:
             if not found:
                 return
             rows = [_row(record, of) for record in found]
-            yield Page(start, end, rows)
+            yield Page(start, end, rows, len(rows))
             after = rows[-1].order
             if len(rows) < self._size:
                 return

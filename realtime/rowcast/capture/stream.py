@@ -8,7 +8,7 @@ so nothing is lost with it. What is handed to subscribers is in order, and only 
 import asyncio
 import random
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from typing import Final, Protocol
 
 import asyncpg
@@ -37,6 +37,8 @@ _CAPTURE_WAIT: Final = 30.0
 _STATEMENT_SECONDS: Final = 10.0
 _OPS: Final = {"I": Op.INSERT, "U": Op.UPDATE, "D": Op.DELETE, "T": Op.TRUNCATE}
 _CATALOG_CHANGED: Final = "C"
+#: So many relations that nobody hears are left out of a read, at most: each read names them.
+_MAX_SILENT: Final = 256
 
 log = structlog.get_logger("rowcast.capture")
 
@@ -84,6 +86,8 @@ class Stream:
         self._begun = self._completed = 0
         self._turn = asyncio.Event()
         self._handed: tuple[Page, str, Row] | None = None
+        self._silent: dict[int, Relation] = {}
+        self._silent_as_of = 0
         self._up: dict[str, bool] = {"listener": False, "reader": False, "keeper": False}
 
     # What subscribers ask
@@ -255,7 +259,7 @@ class Stream:
         place_ = self._reader.place
         assert place_ is not None
         try:
-            async for page in self._reader.read(connection):
+            async for page in self._reader.read(connection, self._unheard()):
                 await self._relations.load(connection, {row.relation for row in page.rows if row.relation})
                 batch = encode_batch(place_.epoch, page.start, page.end)
                 oids = {self._relations[row.relation].oid for row in page.rows if row.relation}
@@ -268,7 +272,7 @@ class Stream:
                     else:
                         self._publish(row, batch)
                     self._handed = (page, batch, row)
-                changes += len(page.rows)
+                changes += page.changes
                 # The next page may be long in coming; others have their turn between two pages.
                 await asyncio.sleep(0)
         except BaseException:
@@ -283,6 +287,8 @@ class Stream:
     def _publish(self, row: Row, batch: str) -> None:
         relation, op = self._relations[row.relation], _OPS[row.op]
         if not self._subscriptions.heard(relation, op):
+            if len(self._silent) < _MAX_SILENT and not self._subscriptions.known(relation):
+                self._silent[row.relation] = relation
             return
         change = Change(
             relation=relation,
@@ -294,6 +300,19 @@ class Stream:
             commit_timestamp=f"{row.committed:%Y-%m-%dT%H:%M:%S}.{row.committed.microsecond // 1000:03}Z",
         )
         self._subscriptions.publish(change, self._rights.may_read)
+
+    def _unheard(self) -> Collection[int]:
+        """Relations whose rows came lately and that nobody subscribes to, as of now.
+
+        Whoever subscribes is told so after a read that begins later, and that read asks for its rows.
+        """
+        if self._silent_as_of != self._subscriptions.version:
+            self._silent_as_of = self._subscriptions.version
+            self._silent = {
+                id_: relation for id_, relation in self._silent.items()
+                if not self._subscriptions.known(relation)
+            }  # fmt: skip
+        return self._silent
 
     def _lose(self, reason: str) -> None:
         """Tell every subscriber that changes may be missing: their channels end, and they join again."""

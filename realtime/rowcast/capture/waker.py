@@ -19,8 +19,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
-#: Seconds between polls, by the changes a second below which they hold. A poll takes time from the writers, so
-#: when there is much each read takes more at once; when there is little it is the greater part of the delay.
+#: Seconds between polls, by the changes a second below which they hold. A poll takes time from the writers:
+#: when there is much each read takes more at once; when there is little it is most of the delay.
 AWAKE_POLLS: Final = ((300.0, 0.002), (1_000.0, 0.005), (math.inf, 0.010))
 #: Where prepared transactions are possible the flag is never raised: a transaction that notified cannot be
 #: prepared.

@@ -49,6 +49,8 @@ class Subscriptions:
 
     limit: int
     counts: Counts = field(default_factory=Counts)
+    #: Grows whenever somebody subscribes or leaves.
+    version: int = 0
     _entries: dict[Subscriber, _Entry] = field(default_factory=dict)
     _by_place: dict[Place, dict[Subscriber, None]] = field(default_factory=dict)
     # Filled when a table's first change comes, and kept up to date from then on.
@@ -62,6 +64,7 @@ class Subscriptions:
     def attach(self, subscriber: Subscriber, bindings: Sequence[Binding], role: str) -> None:
         """Subscribe, or change what is subscribed; no change falls between the two."""
         self.detach(subscriber)
+        self.version += 1
         self._entries[subscriber] = entry = _Entry(role, tuple(bindings))
         for binding in bindings:
             self._by_place.setdefault((binding.schema, binding.table), {})[subscriber] = None
@@ -74,6 +77,7 @@ class Subscriptions:
         entry = self._entries.pop(subscriber, None)
         if entry is None:
             return
+        self.version += 1
         for binding in entry.bindings:
             place = self._by_place.get((binding.schema, binding.table))
             if place is not None:
@@ -91,6 +95,10 @@ class Subscriptions:
     def subscribers(self) -> Iterable[Subscriber]:
         """Everyone, as a copy that may be changed under."""
         return list(self._entries)
+
+    def known(self, relation: Relation) -> bool:
+        """Whether anyone asked for changes of this table, of whatever kind."""
+        return any(place in self._by_place for place in _places(relation.schema, relation.table))
 
     def heard(self, relation: Relation, op: Op) -> bool:
         """Whether anyone wants changes of this kind."""
@@ -124,12 +132,17 @@ class Subscriptions:
         audiences = self._audiences.get((schema, table, op))
         if audiences is None:
             audiences = self._audiences[schema, table, op] = {}
-            for place in ((schema, table), (schema, WILDCARD), (WILDCARD, table), (WILDCARD, WILDCARD)):
+            for place in _places(schema, table):
                 for subscriber in self._by_place.get(place, ()):
                     entry = self._entries[subscriber]
                     if ids := _matching(entry.bindings, schema, table, op):
                         audiences.setdefault(_audience(subscriber, entry.role, ids), {})[subscriber] = None
         return audiences
+
+
+def _places(schema: str, table: str) -> tuple[Place, ...]:
+    """Where bindings that match a table may stand."""
+    return (schema, table), (schema, WILDCARD), (WILDCARD, table), (WILDCARD, WILDCARD)
 
 
 def _audience(subscriber: Subscriber, role: str, ids: tuple[int, ...]) -> Audience:
