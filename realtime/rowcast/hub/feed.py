@@ -15,7 +15,7 @@ class Subscriber:
     """One joined channel. ``lost`` is called when the feed can no longer say what the subscriber missed.
 
     ``gone`` is set once it has been unsubscribed: a subscription that is still being made then comes to
-    nothing.
+    nothing. ``legacy`` is a channel that joined the old way: its changes have the operation as their event.
     """
 
     topic: str
@@ -23,6 +23,7 @@ class Subscriber:
     lane: Lane
     lost: Callable[[], None]
     gone: bool = False
+    legacy: bool = False
 
 
 @dataclass(frozen=True, slots=True)
