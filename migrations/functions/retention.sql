@@ -1,5 +1,12 @@
 -- The lease of capture, the marks, and the rotation of the outbox.
 
+-- The tables that take turns.
+create or replace function rowcast.outboxes() returns table (n int, unlogged boolean)
+language sql stable set search_path = pg_catalog, pg_temp as $$
+  select n, (select relpersistence = 'u' from pg_class where oid = ('rowcast.outbox_' || n)::regclass)
+  from generate_series(0, 2) as n
+$$;
+
 -- Keep the triggers capturing for so many seconds more. Where the lease had run out, changes went uncaptured:
 -- a new epoch begins. Returns whether one did.
 create or replace function rowcast.renew_lease(seconds bigint) returns boolean
@@ -14,6 +21,54 @@ begin
   end if;
   perform setval('rowcast.lease_until', (extract(epoch from clock_timestamp()) + seconds)::bigint);
   return lapsed;
+end $$;
+
+-- Which history of the database this is. Positions, and a reader's kept place, mean something within one only: it
+-- differs after a lapse of the lease, in a copy of the database, after a promotion, and after a crash if the outbox
+-- was unlogged.
+create or replace function rowcast.history() returns text
+language plpgsql set search_path = pg_catalog, pg_temp as $$
+declare
+  survived text;
+begin
+  if exists (select from rowcast.outboxes() as o where o.unlogged) then
+    insert into rowcast.survival (value) values (gen_random_uuid()) on conflict do nothing;
+    select value::text into survived from rowcast.survival;
+  end if;
+  return (
+    select concat_ws(':', e.value, s.system_identifier, d.oid,
+                     substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8), survived)
+    from rowcast.epoch as e, pg_control_system() as s, pg_database as d where d.datname = current_database()
+  );
+end $$;
+
+-- Make the tables of the outbox unlogged, or logged, each when it is empty: a full one would be rewritten under its
+-- writers. Returns whether all are. Set a short lock_timeout before.
+create or replace function rowcast.keep_outbox(unlogged boolean) returns boolean
+language plpgsql set search_path = pg_catalog, pg_temp as $$
+declare
+  part record;
+  filled boolean;
+  done boolean := true;
+begin
+  -- Our own DDL is no news of the catalog.
+  perform set_config('rowcast.installing', 'on', true);
+  for part in select * from rowcast.outboxes() as o where o.unlogged <> keep_outbox.unlogged loop
+    execute format('select exists (select from rowcast.outbox_%s)', part.n) into filled;
+    if not filled then
+      execute format('lock table rowcast.outbox_%s in access exclusive mode', part.n);
+      -- Somebody may have written while the lock was waited for.
+      execute format('select exists (select from rowcast.outbox_%s)', part.n) into filled;
+    end if;
+    if filled then
+      done := false;
+    else
+      execute format('alter table rowcast.outbox_%s set %s', part.n,
+                     case when keep_outbox.unlogged then 'unlogged' else 'logged' end);
+    end if;
+  end loop;
+  perform set_config('rowcast.installing', 'off', true);
+  return done;
 end $$;
 
 -- Record the present snapshot.
@@ -82,5 +137,18 @@ begin
     where pg_snapshot_xmin(m.snap) <= (select t.xid from rowcast.trimmed as t)
       and m.at < (select max(at) from rowcast.marks);
 end $$;
+
+-- Forget versions of tables that no trigger carries and no change refers to. A trigger is replaced under a lock that
+-- waits for the table's writers, so all changes with the old version were committed by then; they are gone once every
+-- table of the outbox has been begun anew since.
+create or replace function rowcast.prune_relations() returns void
+language sql set search_path = pg_catalog, pg_temp as $$
+  update rowcast.relations as r set retired_at = case when c.relation is null then clock_timestamp() end
+    from rowcast.relations as v left join rowcast.captured as c on c.relation = v.id
+    where v.id = r.id and (c.relation is null) <> (r.retired_at is not null);
+  delete from rowcast.relations as r
+    where r.retired_at is not null
+      and not exists (select from rowcast.rotation as t where t.switched_at <= r.retired_at);
+$$;
 
 revoke all on all functions in schema rowcast from public;

@@ -80,9 +80,5 @@ FLUSHED = "select pg_wal_lsn_diff(pg_current_wal_flush_lsn(), '0/0')::bigint"
 # A commit of our own that is flushed, and with it all before.
 FLUSH = "select pg_logical_emit_message(true, 'rowcast', '')"
 
-EPOCH = """
-select e.value::text || ':' || s.system_identifier || ':' || d.oid || ':'
-       || substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8) as epoch
-from rowcast.epoch as e, pg_control_system() as s, pg_database as d where d.datname = current_database()
-"""
+HISTORY = "select rowcast.history()"
 SNAPSHOT = "select pg_current_snapshot()::text"

@@ -96,7 +96,7 @@ class Reader:
             "set jit = off; set enable_seqscan = off; set enable_bitmapscan = off;"
             "set synchronous_commit = local; set plan_cache_mode = force_generic_plan"
         )
-        identity = str(await connection.fetchval(outbox.EPOCH))
+        identity = str(await connection.fetchval(outbox.HISTORY))
         epoch = hashlib.blake2b(identity.encode(), digest_size=EPOCH_BYTES).digest()
         if self._place is None:
             await self._begin(connection, epoch)

@@ -18,16 +18,20 @@ _MARK_EVERY: Final = 1.0
 _LEASE_EVERY: Final = 60.0
 _COMMITS: Final = 15
 
-
 _WAITS: Final = """select exists (
   select from rowcast.rotation as r, rowcast.current_outbox as c where r.outbox <> c.last_value)"""
 
 
 class Retention:
-    """Keeps marks, rotates and trims. Durations in seconds, ``size`` in bytes."""
+    """Keeps marks, rotates and trims. Durations in seconds, ``size`` in bytes.
 
-    def __init__(self, *, age: float, size: int, lease: float) -> None:
+    An ``unlogged`` outbox costs writers less, and a crash of Postgres ends its history.
+    """
+
+    def __init__(self, *, age: float, size: int, lease: float, unlogged: bool = False) -> None:
         self._age, self._size, self._lease = age, size, lease
+        self._unlogged = unlogged
+        self._kept = False
         self._commits: deque[float] = deque(maxlen=_COMMITS)
         self._marked = -_MARK_EVERY
         self._leased = -_LEASE_EVERY
@@ -52,6 +56,8 @@ class Retention:
         now = time.monotonic()
         if now - self._leased >= min(_LEASE_EVERY, self._lease / 4):
             await self.renew(connection)
+        if not self._kept:
+            self._kept = await self._briefly(connection, "select rowcast.keep_outbox($1)", self._unlogged)
         full = await connection.fetchval("select rowcast.outbox_size()") > self._size
         turned = await connection.fetchval(
             "select rowcast.turn_outbox($1, $2)", timedelta(seconds=self._age / 2), full
@@ -75,10 +81,17 @@ class Retention:
         outbox: int | None = await connection.fetchval("select rowcast.trimmable($1)", age)
         if outbox is None:
             return None
+        if not await self._briefly(connection, "select rowcast.trim($1) is not null", outbox):
+            return None
+        # What the trimmed changes referred to may be forgotten now.
+        await connection.execute("select rowcast.prune_relations()")
+        return outbox
+
+    async def _briefly(self, connection: asyncpg.Connection, statement: str, argument: object) -> bool:
+        """Run what takes a lock; False where the lock is not had at once."""
         try:
             async with connection.transaction():
                 await connection.execute(f"set local lock_timeout = '{_LOCK_TIMEOUT}'")
-                await connection.execute("select rowcast.trim($1)", outbox)
+                return bool(await connection.fetchval(statement, argument))
         except asyncpg.LockNotAvailableError:
-            return None
-        return outbox
+            return False
