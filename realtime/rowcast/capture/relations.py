@@ -1,14 +1,26 @@
 """What a row looked like: the versions of tables that changes refer to, read once and kept."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import asyncpg
 import msgspec
 
+from rowcast.db.connection import Session
 from rowcast.model.change import Column, Relation
+from rowcast.model.shape import parse_shape
 
 _VERSIONS = """select id, root, schema_name, table_name, columns, identity, omitted, rls
 from rowcast.relations where id = any($1::int[])"""
+
+
+class _Entry(msgspec.Struct, array_like=True):
+    """A column as it stands in ``rowcast.relations.columns``. Older versions have two members only."""
+
+    name: str
+    type: str
+    shape: Any = None
+    key: bool = False
 
 
 class Relations:
@@ -17,7 +29,7 @@ class Relations:
     def __init__(self) -> None:
         self._known: dict[int, Relation] = {}
 
-    async def load(self, connection: asyncpg.Connection, ids: Iterable[int]) -> None:
+    async def load(self, connection: Session, ids: Iterable[int]) -> None:
         """Make sure that these versions are known."""
         missing = [id_ for id_ in ids if id_ not in self._known]
         if missing:
@@ -29,14 +41,19 @@ class Relations:
 
 
 def _relation(record: asyncpg.Record) -> Relation:
-    columns = msgspec.json.decode(record["columns"], type=list[tuple[str, str]])
+    entries = msgspec.json.decode(record["columns"], type=list[_Entry])
     return Relation(
         id=record["id"],
         oid=record["root"],
         schema=record["schema_name"],
         table=record["table_name"],
-        columns=tuple(Column(name, type_) for name, type_ in columns),
+        columns=tuple(_column(entry) for entry in entries),
         identity=frozenset(record["identity"]),
         omitted=frozenset(record["omitted"]),
         rls=record["rls"],
+        key=frozenset(entry.name for entry in entries if entry.key),
     )
+
+
+def _column(entry: _Entry) -> Column:
+    return Column(entry.name, entry.type, None if entry.shape is None else parse_shape(entry.shape))

@@ -6,6 +6,8 @@ This module performs no I/O. Row images stay the JSON text that Postgres wrote; 
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from rowcast.model.shape import Shape
+
 
 class Op(StrEnum):
     """The operation of a change, as it stands on the wire in ``data.type``."""
@@ -18,10 +20,14 @@ class Op(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column of a relation: its name and its ``pg_type.typname`` (``int8``, ``_text``, ``mood``)."""
+    """A column of a relation: its name and its ``pg_type.typname`` (``int8``, ``_text``, ``mood``).
+
+    ``shape`` says what the JSON of its values is; None where the relation was described before shapes were.
+    """
 
     name: str
     type: str
+    shape: Shape | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +37,7 @@ class Relation:
     ``schema``, ``table`` and ``oid`` are those of the table to report, whose rights count: the topmost
     published ancestor when the row was written to a partition. ``identity`` names the columns of the replica
     identity, which are those ``old_record`` may show. ``omitted`` names columns of the images that are not
-    reported. ``rls`` says whether row level security was on.
+    reported. ``rls`` says whether row level security was on. ``key`` names the columns of the primary key.
     """
 
     id: int
@@ -42,10 +48,16 @@ class Relation:
     identity: frozenset[str]
     omitted: frozenset[str] = frozenset()
     rls: bool = False
+    key: frozenset[str] = frozenset()
     whole_identity: bool = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "whole_identity", self.identity >= {column.name for column in self.columns})
+
+    def __hash__(self) -> int:
+        # Relations key caches that are asked once a change: a hash over every column would cost more than
+        # what is cached.
+        return hash(self.id)
 
 
 @dataclass(frozen=True, slots=True)
