@@ -4,7 +4,7 @@ import asyncio
 import sys
 from collections.abc import Awaitable, Callable
 
-from benchmarks import latency, writes
+from benchmarks import latency, matching, writes
 from benchmarks.machine import postgres
 from rowcast.dev.postgres import Postgres
 
@@ -35,7 +35,11 @@ def _measure(name: str, measure: Measure) -> list[str]:
 
 def main() -> int:
     """The exit code."""
-    failed = [*_measure("Writers", writes.measure), *_measure("Delivery", latency.measure)]
+    failed = [
+        *_measure("Writers", writes.measure),
+        *_measure("Delivery", latency.measure),
+        *_measure("Matching", matching.measure),
+    ]
     for what in failed:
         print(f"Under its bar twice: {what}", file=sys.stderr)
     return 1 if failed else 0

@@ -260,7 +260,7 @@ async def test_changes_around_ddl_in_one_transaction_have_versions_of_their_own(
     rows = await reader.rows()
     version = "select table_name, columns from rowcast.relations where id = $1"
     versions = [await capturing.fetchrow(version, row.relation) for row in rows]
-    assert [(v["table_name"], [name for name, _ in json.loads(v["columns"])]) for v in versions if v] == [
+    assert [(v["table_name"], [name for name, *_ in json.loads(v["columns"])]) for v in versions if v] == [
         ("items", ["id", "v"]),
         ("items", ["id", "v", "extra"]),
         ("renamed", ["id", "extra"]),

@@ -27,6 +27,8 @@ class Kept:
     def __init__(self) -> None:
         self.changes: list[dict[str, Any]] = []
         self.losses = 0
+        #: What it was told of its bindings later: status and text.
+        self.told: list[tuple[str, str]] = []
         self._more = asyncio.Event()
 
     def waiting(self) -> int:
@@ -48,6 +50,10 @@ class Kept:
         self.losses += 1
         self._more.set()
 
+    def tell(self, status: str, text: str) -> None:
+        self.told.append((status, text))
+        self._more.set()
+
     async def until(self, holds: Callable[[], bool], seconds: float = 30.0) -> None:
         """Wait until something holds of what was kept."""
         async with asyncio.timeout(seconds):
@@ -58,7 +64,13 @@ class Kept:
 
 @contextlib.asynccontextmanager
 async def streaming(
-    dsn: str, *, age: float = 3600.0, size: int = 1 << 30, page_size: int = 1000, patience: float = 30.0
+    dsn: str,
+    *,
+    age: float = 3600.0,
+    size: int = 1 << 30,
+    page_size: int = 1000,
+    patience: float = 30.0,
+    filter_timeout: float = 5.0,
 ) -> AsyncIterator[Stream]:
     """A running stream of the database at ``dsn``."""
     pool = await create_pool(dsn, 5)
@@ -70,6 +82,7 @@ async def streaming(
         retention=Retention(age=age, size=size, lease=3600),
         page_size=page_size,
         patience=patience,
+        filter_timeout=filter_timeout,
     )
     async with asyncio.TaskGroup() as tasks:
         running = tasks.create_task(stream.run())
@@ -80,11 +93,12 @@ async def streaming(
             pool.terminate()
 
 
-async def subscribed(stream: Stream, table: str) -> Kept:
-    """Subscribe to every change of a table, and return once it is certain."""
+async def subscribed(stream: Stream, table: str, *filters: str, **more: object) -> Kept:
+    """Subscribe to the changes of a table, once for each filter, and return once it is certain."""
     kept = Kept()
-    subscriber = Subscriber(f"realtime:{table}", Version.V2, Lane(kept, 1 << 30), kept.lost)
-    binding = parse_binding({"event": "*", "schema": "public", "table": table})
-    result = await stream.subscribe(subscriber, [binding], SERVICE)
+    subscriber = Subscriber(f"realtime:{table}", Version.V2, Lane(kept, 1 << 30), kept.lost, told=kept.tell)
+    entry = {"event": "*", "schema": "public", "table": table, **more}
+    bindings = [parse_binding(entry | ({"filter": text} if text else {})) for text in filters or ("",)]
+    result = await stream.subscribe(subscriber, bindings, SERVICE)
     assert result.ok, result.refused
     return kept

@@ -8,56 +8,51 @@ so nothing is lost with it. What is handed to subscribers is in order, and only 
 import asyncio
 import random
 import time
-from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
-from typing import Final, Protocol
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from typing import Final
 
 import asyncpg
 import structlog
 
+from rowcast.capture.acceptance import Acceptance, Refused, Rights
+from rowcast.capture.filters import FilterError
 from rowcast.capture.listener import Listener
+from rowcast.capture.questions import Questions
 from rowcast.capture.reader import HistoryLost, Page, Reader, Row
 from rowcast.capture.relations import Relations
 from rowcast.capture.retention import Retention
-from rowcast.capture.tables import Table, matching, reconcile
+from rowcast.capture.review import Review
+from rowcast.capture.tables import reconcile
 from rowcast.capture.waker import Mode, Waker
-from rowcast.db.connection import REFUSED, Session, connect, place
+from rowcast.db.connection import REFUSED, connect, place
 from rowcast.errors import DatabaseError
 from rowcast.hub.feed import Subscribed, Subscriber
-from rowcast.hub.subscriptions import Subscriptions
+from rowcast.hub.subscriptions import Predicates, Subscriptions
 from rowcast.model.binding import Binding
 from rowcast.model.change import Change, Op, Relation
 from rowcast.model.claims import Claims
 from rowcast.model.position import encode_batch, encode_event
+from rowcast.model.predicate import NEVER
 
 _BACKOFF: Final = (0.1, 3.0)
 _TEND_SECONDS: Final = 1.0
 _RECONCILE_SECONDS: Final = 10.0
 _RECONCILE_RETRY: Final = 0.25
-_CAPTURE_WAIT: Final = 30.0
-_STATEMENT_SECONDS: Final = 10.0
 _OPS: Final = {"I": Op.INSERT, "U": Op.UPDATE, "D": Op.DELETE, "T": Op.TRUNCATE}
 _CATALOG_CHANGED: Final = "C"
 #: So many relations that nobody hears are left out of a read, at most: each read names them.
 _MAX_SILENT: Final = 256
+#: Others have their turn after so many filters were made ready.
+_TURN: Final = 256
 
 log = structlog.get_logger("rowcast.capture")
-
-
-class Rights(Protocol):
-    """Who may read a table: what ``auth.access`` gives."""
-
-    roles: frozenset[str]
-
-    def forget(self) -> None: ...
-    async def load(self, connection: Session, oids: Iterable[int], *, fresh: bool = False) -> None: ...
-    def refusal(self, role: str, oid: int) -> str | None: ...
-    def may_read(self, role: str, relation: Relation) -> bool: ...
 
 
 class Stream:
     """Changes of one database, to its subscribers. ``run`` it; everything else may be called meanwhile.
 
-    ``page_size`` is in rows; ``patience`` bounds each statement, in seconds.
+    ``page_size`` is in rows; ``patience`` bounds each statement, ``filter_timeout`` what Postgres may take
+    to judge the filters of a batch, in seconds.
     """
 
     def __init__(
@@ -70,10 +65,13 @@ class Stream:
         pool: asyncpg.Pool,
         page_size: int = 1_000,
         patience: float = 30.0,
+        filter_timeout: float = 0.25,
     ) -> None:
         self._direct_dsn = direct_dsn
         self._subscriptions, self._rights, self._retention = subscriptions, rights, retention
-        self._pool = pool
+        # Those whose filters Postgres has to judge wait for it by themselves.
+        self._asking = Subscriptions(limit=subscriptions.limit, counts=subscriptions.counts)
+        self._questions = Questions(self._asking, rights.may_read, filter_timeout, self._lose_asking)
         self._reader = Reader(page_size)
         self._relations = Relations()
         self._waker = Waker()
@@ -83,18 +81,24 @@ class Stream:
         self._listener = Listener(
             direct_dsn, self._waker, self._wake, self._catalog_news, self._listening, patience
         )
+        self._acceptance = Acceptance(pool, rights, self._relations, self._tables_changed)
+        self._review = Review(self._acceptance, (subscriptions, self._asking), self._settle, self._reattach)
         self._begun = self._completed = 0
         self._turn = asyncio.Event()
         self._handed: tuple[Page, str, Row] | None = None
         self._silent: dict[int, Relation] = {}
         self._silent_as_of = 0
-        self._up: dict[str, bool] = {"listener": False, "reader": False, "keeper": False}
+        self._up: dict[str, bool] = {"listener": False, "reader": False, "keeper": False, "filters": False}
 
     # What subscribers ask
 
     @property
     def position(self) -> str | None:
-        """From where to resume after the last change that was handed out; None before the first read."""
+        """From where to resume after the last change that everybody was sent; None before the first read."""
+        return self._questions.position or self._read_to()
+
+    def _read_to(self) -> str | None:
+        """The same of those who wait for nothing."""
         if self._handed is not None:
             _, batch, row = self._handed
             return encode_event(batch, row.order)
@@ -114,17 +118,18 @@ class Stream:
     ) -> Subscribed:
         """Attach a subscriber, and return when a write made from now on is certain to be delivered."""
         refused: list[str] = []
-        good: list[Binding] = []
+        good: dict[Binding, Predicates] = {}
         for binding in bindings:
-            reason = await self._refusal(binding, claims.role)
-            if reason is None:
-                good.append(binding)
-            else:
-                refused.append(reason)
+            try:
+                accepted = await self._acceptance.accept(binding, claims.role)
+                good[binding] = accepted.predicates
+                self._review.stands(binding, accepted)
+            except Refused as refusal:
+                refused.append(str(refusal))
+        self._detach(subscriber)
         if not good or subscriber.gone:
-            self._subscriptions.detach(subscriber)
             return Subscribed(tuple(refused), ok=False, position=None)
-        self._subscriptions.attach(subscriber, good, claims.role)
+        self._attach(subscriber, [binding for binding in bindings if binding in good], claims.role, good)
         position = self.position
         await self._read_once()
         return Subscribed(tuple(refused), ok=True, position=position)
@@ -132,45 +137,41 @@ class Stream:
     def unsubscribe(self, subscriber: Subscriber) -> None:
         """Detach a subscriber. Nothing is sent to it from here on."""
         subscriber.gone = True
-        self._subscriptions.detach(subscriber)
+        self._detach(subscriber)
 
-    async def _refusal(self, binding: Binding, role: str) -> str | None:
-        """Why a binding cannot be subscribed; None when it can, with its tables captured by then."""
-        if role not in self._rights.roles:
-            return f'The role "{role}" is not one that this server assumes. Add it to ROWCAST_ROLES.'
-        found = await self._captured(binding)
-        if not found:
-            return (
-                "Unable to subscribe to changes with given parameters. Please check Realtime is enabled "
-                f"for the given connect parameters: {binding.describe()}"
-            )
-        reasons = [table.reason or self._rights.refusal(role, table.oid) for table in found]
-        if all(reason is not None for reason in reasons):
-            name = f"{found[0].schema}.{found[0].table}"
-            return (
-                f"Unable to subscribe to changes with given parameters. {name}: {reasons[0]} "
-                f"{binding.describe()}"
-            )
-        return None
+    def _attach(
+        self,
+        subscriber: Subscriber,
+        bindings: Sequence[Binding],
+        role: str,
+        ready: Mapping[Binding, Predicates],
+    ) -> None:
+        asks = any(predicate.asks for predicates in ready.values() for predicate in predicates.values())
+        (self._asking if asks else self._subscriptions).attach(subscriber, bindings, role, ready)
 
-    async def _captured(self, binding: Binding) -> list[Table]:
-        """The tables that a binding asks for, once their triggers stand."""
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + _CAPTURE_WAIT
-        while True:
-            try:
-                async with self._pool.acquire(timeout=_STATEMENT_SECONDS) as connection:
-                    found = await matching(connection, binding)
-                    await self._rights.load(connection, [table.oid for table in found], fresh=True)
-            except REFUSED:
-                # The database is away: a subscription waits for it, as changes do.
-                await asyncio.sleep(_RECONCILE_RETRY)
-                continue
-            waiting = [table for table in found if not table.captured and table.reason is None]
-            if not waiting or loop.time() >= deadline:
-                return [table for table in found if table not in waiting]
-            self._tables_changed.set()
-            await asyncio.sleep(_RECONCILE_RETRY)
+    def _detach(self, subscriber: Subscriber) -> None:
+        self._review.forget(subscriber)
+        for subscriptions in (self._subscriptions, self._asking):
+            subscriptions.detach(subscriber)
+
+    async def _reattach(
+        self,
+        subscriber: Subscriber,
+        bindings: Sequence[Binding],
+        role: str,
+        ready: Mapping[Binding, Predicates],
+    ) -> None:
+        """Change what a subscriber hears, and return when a later write is certain to be delivered."""
+        for subscriptions in (self._subscriptions, self._asking):
+            subscriptions.detach(subscriber)
+        if bindings:
+            self._attach(subscriber, bindings, role, ready)
+            await self._read_once()
+
+    async def _settle(self) -> None:
+        """Wait until everything that was committed before this call has been sent."""
+        await self._read_once()
+        await self._questions.drain()
 
     async def _read_once(self) -> None:
         """Wait for a read that begins after this call."""
@@ -187,6 +188,7 @@ class Stream:
             tasks.create_task(self._forever("keeper", self._keep))
             tasks.create_task(self._forever("reader", self._read))
             tasks.create_task(self._forever("listener", self._listener.run))
+            tasks.create_task(self._forever("filters", self._judge))
 
     async def _forever(self, part: str, work: Callable[[], Awaitable[None]]) -> None:
         delay, told = _BACKOFF[0], False
@@ -211,6 +213,12 @@ class Stream:
 
     def _listening(self) -> None:
         self._up["listener"] = True
+
+    async def _judge(self) -> None:
+        await self._questions.run(self._direct_dsn, self._patience, self._judging)
+
+    def _judging(self) -> None:
+        self._up["filters"] = True
 
     def _catalog_news(self) -> None:
         self._tables_changed.set()
@@ -260,9 +268,9 @@ class Stream:
         assert place_ is not None
         try:
             async for page in self._reader.read(connection, self._unheard()):
-                await self._relations.load(connection, {row.relation for row in page.rows if row.relation})
+                versions = await self._versions(connection, page)
                 batch = encode_batch(place_.epoch, page.start, page.end)
-                oids = {self._relations[row.relation].oid for row in page.rows if row.relation}
+                oids = {relation.oid for relation in versions}
                 await self._rights.load(connection, oids)
                 for row in page.rows:
                     if row.op == _CATALOG_CHANGED:
@@ -284,10 +292,49 @@ class Stream:
             self._handed = None
         return changes
 
+    async def _versions(self, connection: asyncpg.Connection, page: Page) -> list[Relation]:
+        """The versions that the changes of a page refer to, every filter on them ready."""
+        ids = {row.relation for row in page.rows if row.relation}
+        await self._relations.load(connection, ids)
+        try:
+            versions = [self._relations[id_] for id_ in ids]
+        except KeyError:
+            raise HistoryLost("the version of a table that a change refers to is gone") from None
+        for relation in versions:
+            for subscriptions in (self._subscriptions, self._asking):
+                if subscriptions.known(relation):
+                    await self._make_ready(connection, subscriptions, relation)
+        return versions
+
+    async def _make_ready(
+        self, connection: asyncpg.Connection, subscriptions: Subscriptions, relation: Relation
+    ) -> None:
+        for number, listeners in enumerate(list(subscriptions.index(relation).missing), start=1):
+            if number % _TURN == 0:
+                await asyncio.sleep(0)
+            if not listeners.members:
+                continue
+            role = next(iter(listeners.roles))
+            try:
+                predicate = await self._acceptance.filters.prepare(
+                    connection, relation, listeners.binding, role, listeners.predicates
+                )
+            except FilterError:
+                # The table is another one by now. The review of what changed tells its subscribers.
+                predicate = NEVER
+            subscriptions.ready(listeners, {relation.id: predicate or NEVER})
+            if predicate is not None and predicate.asks and subscriptions is self._subscriptions:
+                for subscriber in list(listeners.members):
+                    ready = subscriptions.predicates(subscriber)
+                    bindings, role = subscriptions.entry(subscriber)
+                    subscriptions.detach(subscriber)
+                    self._asking.attach(subscriber, bindings, role, ready)
+
     def _publish(self, row: Row, batch: str) -> None:
         relation, op = self._relations[row.relation], _OPS[row.op]
-        if not self._subscriptions.heard(relation, op):
-            if len(self._silent) < _MAX_SILENT and not self._subscriptions.known(relation):
+        heard, asked = self._subscriptions.heard(relation, op), self._asking.heard(relation, op)
+        if not heard and not asked:
+            if len(self._silent) < _MAX_SILENT and not self._known(relation):
                 self._silent[row.relation] = relation
             return
         change = Change(
@@ -299,27 +346,41 @@ class Stream:
             position=encode_event(batch, row.order),
             commit_timestamp=f"{row.committed:%Y-%m-%dT%H:%M:%S}.{row.committed.microsecond // 1000:03}Z",
         )
-        self._subscriptions.publish(change, self._rights.may_read)
+        if heard:
+            self._subscriptions.publish(change, self._rights.may_read)
+        if asked:
+            self._questions.put(change, self._read_to())
+
+    def _known(self, relation: Relation) -> bool:
+        return self._subscriptions.known(relation) or self._asking.known(relation)
 
     def _unheard(self) -> Collection[int]:
         """Relations whose rows came lately and that nobody subscribes to, as of now.
 
         Whoever subscribes is told so after a read that begins later, and that read asks for its rows.
         """
-        if self._silent_as_of != self._subscriptions.version:
-            self._silent_as_of = self._subscriptions.version
+        version = self._subscriptions.version + self._asking.version
+        if self._silent_as_of != version:
+            self._silent_as_of = version
             self._silent = {
-                id_: relation for id_, relation in self._silent.items()
-                if not self._subscriptions.known(relation)
-            }  # fmt: skip
+                id_: relation for id_, relation in self._silent.items() if not self._known(relation)
+            }
         return self._silent
 
     def _lose(self, reason: str) -> None:
         """Tell every subscriber that changes may be missing: their channels end, and they join again."""
-        log.error("gap", reason=reason, subscribers=len(self._subscriptions))
         self._handed = None
-        for subscriber in self._subscriptions.subscribers():
-            self._subscriptions.detach(subscriber)
+        self._end(self._subscriptions, reason)
+        self._lose_asking(reason)
+
+    def _lose_asking(self, reason: str) -> None:
+        self._questions.clear()
+        self._end(self._asking, reason)
+
+    def _end(self, subscriptions: Subscriptions, reason: str) -> None:
+        log.error("gap", reason=reason, subscribers=len(subscriptions))
+        for subscriber in subscriptions.subscribers():
+            self._detach(subscriber)
             subscriber.lost()
 
     async def _keep(self) -> None:
@@ -331,6 +392,7 @@ class Stream:
                     self._tables_changed.clear()
                     self._rights.forget()
                     done = await reconcile(connection)
+                    await self._review.hold(connection)
                     due = time.monotonic() + (_RECONCILE_SECONDS if done else _RECONCILE_RETRY)
                 self._up["keeper"] = True
                 if self._waker.mode is not Mode.FOLLOWING:

@@ -14,7 +14,7 @@ import asyncpg
 import structlog
 
 from rowcast.db.connection import ADVISORY_TABLES, Session
-from rowcast.model.binding import Binding
+from rowcast.model.binding import WILDCARD
 
 _LOCK_TIMEOUT = "50ms"
 _RETRY_SECONDS = 0.05
@@ -24,20 +24,26 @@ log = structlog.get_logger("rowcast.tables")
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table of the publication, under the name its changes carry. ``reason`` says why it is not
-    captured."""
+    """A table of the publication, under the name its changes carry.
+
+    ``reason`` says why it is not captured. ``relations`` are the versions its changes refer to now: one, or
+    one for each partition. ``closed`` names the roles that may not read it, of those that were asked about.
+    """
 
     oid: int
     schema: str
     table: str
     captured: bool
     reason: str | None
+    relations: tuple[int, ...] = ()
+    closed: frozenset[str] = frozenset()
 
 
 _MATCHING = """
 select w.root as oid, n.nspname as schema, k.relname as table,
        bool_and(c.relid is not null and c.enabled or coalesce(w.refusal = 'its partitions are captured',
-       false)) as captured, max(w.refusal) as refusal, bool_or(not c.enabled) as disabled
+       false)) as captured, max(w.refusal) as refusal, bool_or(not c.enabled) as disabled,
+       coalesce(array_agg(distinct c.relation) filter (where c.relation is not null), '{}') as relations
 from rowcast.wanted_tables() as w
 join pg_class as k on k.oid = w.root join pg_namespace as n on n.oid = k.relnamespace
 left join rowcast.captured as c on c.relid = w.relid
@@ -46,9 +52,9 @@ group by 1, 2, 3
 """
 
 
-async def matching(connection: Session, binding: Binding) -> list[Table]:
-    """The tables of the publication that a binding asks for."""
-    found = await connection.fetch(_MATCHING, binding.schema, binding.table)
+async def matching(connection: Session, schema: str = WILDCARD, table: str = WILDCARD) -> list[Table]:
+    """The tables of the publication by these names, each of which may be ``*``."""
+    found = await connection.fetch(_MATCHING, schema, table)
     return [
         Table(
             record["oid"],
@@ -56,6 +62,7 @@ async def matching(connection: Session, binding: Binding) -> list[Table]:
             record["table"],
             record["captured"],
             record["refusal"] or ("its triggers are disabled" if record["disabled"] else None),
+            tuple(record["relations"]),
         )
         for record in found
     ]

@@ -15,7 +15,8 @@ class Subscriber:
     """One joined channel. ``lost`` is called when the feed can no longer say what the subscriber missed.
 
     ``gone`` is set once it has been unsubscribed: a subscription that is still being made then comes to
-    nothing. ``legacy`` is a channel that joined the old way: its changes have the operation as their event.
+    nothing. ``told`` is called with a status, ``ok`` or ``error``, and what became of a binding later.
+    ``legacy`` is a channel that joined the old way: its changes have the operation as their event.
     """
 
     topic: str
@@ -24,6 +25,7 @@ class Subscriber:
     lost: Callable[[], None]
     gone: bool = False
     legacy: bool = False
+    told: Callable[[str, str], None] = lambda status, text: None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,23 +1,31 @@
 """Who hears which table: the index of bindings, and the fan-out of a change.
 
-Cost grows with the matches, not with the subscriptions: bindings are indexed by (schema, table), and the
-subscribers of one (table, operation) are kept grouped by what they are sent, so that equal messages are
-encoded once. Runs on the event loop only; nothing here waits.
+Subscribers without any filter are kept grouped by what they are sent, for each (table, operation); the
+others are found by what the row holds (``hub.matching``). Either way equal messages are encoded once. Runs
+on the event loop only; nothing here waits.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from rowcast.hub.feed import Subscriber
+from rowcast.hub.matching import AnswersByRole, FilterIndex, Listeners
 from rowcast.model.binding import WILDCARD, Binding
 from rowcast.model.change import Change, Op, Relation
-from rowcast.protocol.changes import encode_data, encode_message, encode_reduced
+from rowcast.model.predicate import Ask, Predicate, Row
+from rowcast.protocol.changes import encode_data, encode_legacy, encode_message, encode_reduced
 from rowcast.protocol.frames import text_frame
 from rowcast.protocol.messages import Version
+from rowcast.protocol.rows import row_of
 
 Place = tuple[str, str]
 MayRead = Callable[[str, Relation], bool]
+Select = frozenset[str] | None
+#: The predicates of a binding, by version of a table.
+Predicates = Mapping[int, Predicate]
+
+_NO_ANSWERS: Final[AnswersByRole] = {}
 
 
 class Audience(NamedTuple):
@@ -27,12 +35,15 @@ class Audience(NamedTuple):
     version: Version
     topic: str
     ids: tuple[int, ...]
+    select: Select
+    legacy: bool
 
 
 @dataclass(slots=True)
 class _Entry:
     role: str
     bindings: Sequence[Binding]
+    filtered: bool
 
 
 @dataclass(slots=True)
@@ -57,20 +68,36 @@ class Subscriptions:
     _audiences: dict[tuple[str, str, Op], dict[Audience, dict[Subscriber, None]]] = field(
         default_factory=dict
     )
+    _listeners: dict[Place, dict[Binding, Listeners]] = field(default_factory=dict)
+    _indexes: dict[Place, dict[int, FilterIndex]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self._entries)
 
-    def attach(self, subscriber: Subscriber, bindings: Sequence[Binding], role: str) -> None:
+    def __contains__(self, subscriber: Subscriber) -> bool:
+        return subscriber in self._entries
+
+    def attach(
+        self,
+        subscriber: Subscriber,
+        bindings: Sequence[Binding],
+        role: str,
+        predicates: Mapping[Binding, Predicates] = {},
+    ) -> None:
         """Subscribe, or change what is subscribed; no change falls between the two."""
         self.detach(subscriber)
         self.version += 1
-        self._entries[subscriber] = entry = _Entry(role, tuple(bindings))
+        filtered = any(binding.filter is not None for binding in bindings)
+        self._entries[subscriber] = entry = _Entry(role, tuple(bindings), filtered)
         for binding in bindings:
             self._by_place.setdefault((binding.schema, binding.table), {})[subscriber] = None
+        if filtered:
+            for binding in entry.bindings:
+                self._listen(binding, subscriber, role, predicates.get(binding, {}))
+            return
         for (schema, table, op), audiences in self._audiences.items():
-            if ids := _matching(entry.bindings, schema, table, op):
-                audiences.setdefault(_audience(subscriber, role, ids), {})[subscriber] = None
+            for audience in _audiences(subscriber, entry, schema, table, op):
+                audiences.setdefault(audience, {})[subscriber] = None
 
     def detach(self, subscriber: Subscriber) -> None:
         """Forget a subscriber, if it is known."""
@@ -84,9 +111,12 @@ class Subscriptions:
                 place.pop(subscriber, None)
                 if not place:
                     del self._by_place[binding.schema, binding.table]
+        if entry.filtered:
+            for binding in dict.fromkeys(entry.bindings):
+                self._unlisten(binding, subscriber)
+            return
         for key, audiences in list(self._audiences.items()):
-            if ids := _matching(entry.bindings, *key):
-                audience = _audience(subscriber, entry.role, ids)
+            for audience in _audiences(subscriber, entry, *key):
                 members = audiences[audience]
                 del members[subscriber]
                 if not members:
@@ -96,37 +126,140 @@ class Subscriptions:
         """Everyone, as a copy that may be changed under."""
         return list(self._entries)
 
+    def places(self) -> Mapping[Place, Collection[Subscriber]]:
+        """The names that somebody subscribed to, and who."""
+        return self._by_place
+
+    def entry(self, subscriber: Subscriber) -> tuple[Sequence[Binding], str]:
+        """What a subscriber is subscribed to, and its role."""
+        entry = self._entries[subscriber]
+        return entry.bindings, entry.role
+
+    # Filters
+
+    def _listen(self, binding: Binding, subscriber: Subscriber, role: str, predicates: Predicates) -> None:
+        place = (binding.schema, binding.table)
+        at_place = self._listeners.setdefault(place, {})
+        listeners = at_place.get(binding)
+        if listeners is None:
+            listeners = at_place[binding] = Listeners(binding, predicates=dict(predicates))
+            for index in self._indexes_at(place):
+                index.add(listeners)
+        else:
+            self.ready(listeners, predicates)
+        listeners.add(subscriber, role)
+
+    def _unlisten(self, binding: Binding, subscriber: Subscriber) -> None:
+        place = (binding.schema, binding.table)
+        listeners = self._listeners[place][binding]
+        listeners.remove(subscriber)
+        if not listeners.members:
+            for index in list(listeners.indexes):
+                index.remove(listeners)
+            del self._listeners[place][binding]
+            if not self._listeners[place]:
+                del self._listeners[place]
+
+    def _indexes_at(self, place: Place) -> Iterator[FilterIndex]:
+        """The indexes of the tables that a binding at this place may match."""
+        for (schema, table), indexes in self._indexes.items():
+            if place[0] in (schema, WILDCARD) and place[1] in (table, WILDCARD):
+                yield from indexes.values()
+
+    def index(self, relation: Relation) -> FilterIndex:
+        """The index of one version of a table."""
+        indexes = self._indexes.setdefault((relation.schema, relation.table), {})
+        index = indexes.get(relation.id)
+        if index is None:
+            index = indexes[relation.id] = FilterIndex(relation.id)
+            for place in _places(relation.schema, relation.table):
+                for listeners in self._listeners.get(place, {}).values():
+                    index.add(listeners)
+        return index
+
+    def ready(self, listeners: Listeners, predicates: Predicates) -> None:
+        """The filter of these listeners is ready for more versions of tables."""
+        for relation, predicate in predicates.items():
+            if relation not in listeners.predicates:
+                listeners.predicates[relation] = predicate
+                for index in listeners.indexes:
+                    if index.relation == relation:
+                        index.add(listeners)
+
+    def without(self, ask: Ask) -> list[Subscriber]:
+        """Drop every binding whose filter has this condition; those who had one."""
+        losers = {
+            listeners.binding: list(listeners.members)
+            for at_place in self._listeners.values()
+            for listeners in at_place.values()
+            if any(ask in predicate.asks for predicate in listeners.predicates.values())
+        }
+        for binding, subscribers in losers.items():
+            for subscriber in subscribers:
+                self.drop(subscriber, binding)
+        return list(dict.fromkeys(subscriber for members in losers.values() for subscriber in members))
+
+    def drop(self, subscriber: Subscriber, binding: Binding) -> None:
+        """Forget one binding of a subscriber; its others stay as they are."""
+        entry = self._entries[subscriber]
+        self.attach(
+            subscriber,
+            [one for one in entry.bindings if one != binding],
+            entry.role,
+            self.predicates(subscriber),
+        )
+
+    def predicates(self, subscriber: Subscriber) -> dict[Binding, Predicates]:
+        """What is ready of a subscriber's filters."""
+        found: dict[Binding, Predicates] = {}
+        for binding in self._entries[subscriber].bindings:
+            listeners = self._listeners.get((binding.schema, binding.table), {}).get(binding)
+            if listeners is not None:
+                found[binding] = dict(listeners.predicates)
+        return found
+
+    def asks(self, change: Change) -> Iterator[tuple[str, Ask]]:
+        """What Postgres has to answer, and under which role, before the change can be published."""
+        return self.index(change.relation).asks(row_of(change))
+
+    # Changes
+
     def known(self, relation: Relation) -> bool:
         """Whether anyone asked for changes of this table, of whatever kind."""
         return any(place in self._by_place for place in _places(relation.schema, relation.table))
 
     def heard(self, relation: Relation, op: Op) -> bool:
-        """Whether anyone wants changes of this kind."""
-        return bool(self._of(relation.schema, relation.table, op))
+        """Whether anyone may want changes of this kind."""
+        return bool(self._of(relation.schema, relation.table, op)) or any(
+            place in self._listeners for place in _places(relation.schema, relation.table)
+        )
 
-    def publish(self, change: Change, may_read: MayRead) -> None:
+    def publish(self, change: Change, may_read: MayRead, answers: AnswersByRole = _NO_ANSWERS) -> None:
         """Send a change to everyone who asked for it and may read it."""
         relation = change.relation
-        data: bytes | None = None
-        reduced: bytes | None = None
-        verdicts: dict[str, bool] = {}
+        sending = _Sending(self, change, may_read)
         for audience, members in self._of(relation.schema, relation.table, change.op).items():
-            role = audience.role
-            if role not in verdicts:
-                verdicts[role] = may_read(role, relation)
-            if not verdicts[role]:
-                self.counts.hidden += len(members)
+            sending.send(audience, members)
+        if any(place in self._listeners for place in _places(relation.schema, relation.table)):
+            for audience, chosen in self._chosen(change, row_of(change), answers).items():
+                sending.send(audience, chosen)
+
+    def _chosen(self, change: Change, row: Row, answers: AnswersByRole) -> dict[Audience, list[Subscriber]]:
+        """Who is sent what, of the subscribers with filters."""
+        hits: dict[tuple[Subscriber, Select], list[int]] = {}
+        for listeners, role in self.index(change.relation).matches(row, answers):
+            binding = listeners.binding
+            if not _hears(binding, change.op):
                 continue
-            if data is None:
-                data = encode_data(change)
-            message = encode_message(data, audience.topic, audience.ids, audience.version)
-            if len(message) > self.limit:
-                reduced = reduced or encode_reduced(change)
-                message = encode_message(reduced, audience.topic, audience.ids, audience.version)
-            frame = text_frame(message)
-            self.counts.messages += len(members)
-            for subscriber in members:
-                subscriber.lane.push(frame)
+            for subscriber, its in listeners.members.items():
+                if role is None or role == its:
+                    hits.setdefault((subscriber, _select(binding)), []).append(binding.id)
+        chosen: dict[Audience, list[Subscriber]] = {}
+        for (subscriber, select), ids in hits.items():
+            ids.sort()
+            audience = _audience(subscriber, self._entries[subscriber].role, tuple(ids), select)
+            chosen.setdefault(audience, []).append(subscriber)
+        return chosen
 
     def _of(self, schema: str, table: str, op: Op) -> dict[Audience, dict[Subscriber, None]]:
         audiences = self._audiences.get((schema, table, op))
@@ -135,9 +268,52 @@ class Subscriptions:
             for place in _places(schema, table):
                 for subscriber in self._by_place.get(place, ()):
                     entry = self._entries[subscriber]
-                    if ids := _matching(entry.bindings, schema, table, op):
-                        audiences.setdefault(_audience(subscriber, entry.role, ids), {})[subscriber] = None
+                    if not entry.filtered:
+                        for audience in _audiences(subscriber, entry, schema, table, op):
+                            audiences.setdefault(audience, {})[subscriber] = None
         return audiences
+
+
+class _Sending:
+    """One change on its way: each distinct part of it is encoded once, each role asked once."""
+
+    def __init__(self, subscriptions: Subscriptions, change: Change, may_read: MayRead) -> None:
+        self._subscriptions, self._change, self._may_read = subscriptions, change, may_read
+        self._data: dict[Select, bytes] = {}
+        self._reduced: dict[Select, bytes] = {}
+        self._verdicts: dict[str, bool] = {}
+
+    def send(self, audience: Audience, members: Iterable[Subscriber]) -> None:
+        """Send it to the members of an audience."""
+        counts, role = self._subscriptions.counts, audience.role
+        may_read = self._verdicts.get(role)
+        if may_read is None:
+            may_read = self._verdicts[role] = self._may_read(role, self._change.relation)
+        if not may_read:
+            counts.hidden += sum(1 for _ in members)
+            return
+        frame = text_frame(self._message(audience))
+        for subscriber in members:
+            counts.messages += 1
+            subscriber.lane.push(frame)
+
+    def _message(self, audience: Audience) -> bytes:
+        select = audience.select
+        data = self._data.get(select)
+        if data is None:
+            data = self._data[select] = encode_data(self._change, select)
+        message = self._wrap(audience, data)
+        if len(message) <= self._subscriptions.limit:
+            return message
+        reduced = self._reduced.get(select)
+        if reduced is None:
+            reduced = self._reduced[select] = encode_reduced(self._change, select)
+        return self._wrap(audience, reduced)
+
+    def _wrap(self, audience: Audience, data: bytes) -> bytes:
+        if audience.legacy:
+            return encode_legacy(data, audience.topic, self._change.op, audience.version)
+        return encode_message(data, audience.topic, audience.ids, audience.version)
 
 
 def _places(schema: str, table: str) -> tuple[Place, ...]:
@@ -145,17 +321,27 @@ def _places(schema: str, table: str) -> tuple[Place, ...]:
     return (schema, table), (schema, WILDCARD), (WILDCARD, table), (WILDCARD, WILDCARD)
 
 
-def _audience(subscriber: Subscriber, role: str, ids: tuple[int, ...]) -> Audience:
-    return Audience(role, subscriber.version, subscriber.topic, ids)
+def _select(binding: Binding) -> Select:
+    return None if binding.select is None else frozenset(binding.select)
 
 
-def _matching(bindings: Sequence[Binding], schema: str, table: str, op: Op) -> tuple[int, ...]:
-    """The ids of the bindings that a change of this kind matches, in the order they were given."""
-    return tuple(
-        binding.id
-        for binding in bindings
-        if binding.schema in (schema, WILDCARD)
-        and binding.table in (table, WILDCARD)
-        # A TRUNCATE is no event of the protocol.
-        and (binding.event == op or (binding.event == WILDCARD and op is not Op.TRUNCATE))
-    )
+def _audience(subscriber: Subscriber, role: str, ids: tuple[int, ...], select: Select) -> Audience:
+    return Audience(role, subscriber.version, subscriber.topic, ids, select, subscriber.legacy)
+
+
+def _audiences(subscriber: Subscriber, entry: _Entry, schema: str, table: str, op: Op) -> Iterable[Audience]:
+    """What a subscriber without filters is sent of a change of this kind: one message for each `select`."""
+    ids: dict[Select, list[int]] = {}
+    for binding in entry.bindings:
+        if (
+            binding.schema in (schema, WILDCARD)
+            and binding.table in (table, WILDCARD)
+            and _hears(binding, op)
+        ):
+            ids.setdefault(_select(binding), []).append(binding.id)
+    return [_audience(subscriber, entry.role, tuple(of), select) for select, of in ids.items()]
+
+
+def _hears(binding: Binding, op: Op) -> bool:
+    # A TRUNCATE is no event of the protocol.
+    return binding.event == op or (binding.event == WILDCARD and op is not Op.TRUNCATE)

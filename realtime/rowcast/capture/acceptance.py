@@ -1,0 +1,140 @@
+"""What a binding asks for, held against the catalog: when it is subscribed, and again whenever the catalog
+changed.
+
+A subscription is to a name. A binding that no longer fits (its table was dropped, renamed, taken from the
+publication; a column of its filter is gone) sleeps until it fits again; its subscriber is told of both.
+"""
+
+import asyncio
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Final, Protocol
+
+import asyncpg
+
+from rowcast.capture.filters import FilterError, Filters
+from rowcast.capture.relations import Relations
+from rowcast.capture.tables import Table, matching
+from rowcast.db.connection import REFUSED, Session
+from rowcast.model.binding import WILDCARD, Binding
+from rowcast.model.change import Relation
+from rowcast.model.predicate import Predicate
+
+_CAPTURE_WAIT: Final = 30.0
+_RETRY: Final = 0.25
+_STATEMENT_SECONDS: Final = 10.0
+
+
+class Refused(Exception):
+    """A binding that cannot be subscribed. The text goes to the client."""
+
+
+class Rights(Protocol):
+    """Who may read a table: what ``auth.access`` gives."""
+
+    roles: frozenset[str]
+
+    def forget(self) -> None: ...
+    async def load(self, connection: Session, oids: Iterable[int], *, fresh: bool = False) -> None: ...
+    def refusal(self, role: str, oid: int) -> str | None: ...
+    def may_read(self, role: str, relation: Relation) -> bool: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """A binding that is good: its filter for each version of its tables, and which tables these are."""
+
+    predicates: dict[int, Predicate]
+    tables: frozenset[Table]
+
+
+class Acceptance:
+    """Decides for one database."""
+
+    def __init__(
+        self, pool: asyncpg.Pool, rights: Rights, relations: Relations, tables_changed: asyncio.Event
+    ) -> None:
+        self._pool, self._rights, self._relations = pool, rights, relations
+        self._tables_changed = tables_changed
+        self.filters = Filters()
+
+    async def accept(self, binding: Binding, role: str) -> Accepted:
+        """Accept a binding, its tables captured by then. Raises Refused."""
+        if role not in self._rights.roles:
+            raise Refused(f'The role "{role}" is not one that this server assumes. Add it to ROWCAST_ROLES.')
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + _CAPTURE_WAIT
+        while True:
+            try:
+                async with self._pool.acquire(timeout=_STATEMENT_SECONDS) as connection:
+                    found = await self._with_rights(
+                        connection, await matching(connection, binding.schema, binding.table)
+                    )
+                    waiting = [table for table in found if not table.captured and table.reason is None]
+                    if not waiting or loop.time() >= deadline:
+                        ready = [table for table in found if table not in waiting]
+                        return await self.judge(connection, binding, role, ready)
+            except REFUSED:
+                # The database is away: a subscription waits for it, as changes do.
+                await asyncio.sleep(_RETRY)
+                continue
+            self._tables_changed.set()
+            await asyncio.sleep(_RETRY)
+
+    async def catalog(self, connection: Session) -> list[Table]:
+        """Every table of the publication that is captured or will never be, with the rights on it known."""
+        tables = [table for table in await matching(connection) if table.captured or table.reason is not None]
+        return await self._with_rights(connection, tables)
+
+    async def _with_rights(self, connection: Session, tables: Sequence[Table]) -> list[Table]:
+        await self._rights.load(connection, [table.oid for table in tables], fresh=True)
+        refusal, roles = self._rights.refusal, self._rights.roles
+        return [
+            replace(table, closed=frozenset(role for role in roles if refusal(role, table.oid) is not None))
+            for table in tables
+        ]
+
+    async def judge(
+        self,
+        connection: Session,
+        binding: Binding,
+        role: str,
+        found: Sequence[Table],
+        others: Mapping[int, Predicate] = {},
+    ) -> Accepted:
+        """The same for tables that were looked up already. Raises Refused.
+
+        ``others`` are the binding's predicates for other versions of its tables.
+        """
+        if not found:
+            raise _refused("Please check Realtime is enabled for the given connect parameters:", binding)
+        reasons = {table: table.reason or self._rights.refusal(role, table.oid) for table in found}
+        good = [table for table, reason in reasons.items() if reason is None]
+        if not good:
+            first = found[0]
+            raise _refused(f"{first.schema}.{first.table}: {reasons[first]}", binding)
+        predicates: dict[int, Predicate] = {}
+        try:
+            for relation in await self._versions(connection, good):
+                predicate = await self.filters.prepare(connection, relation, binding, role, others)
+                if predicate is not None:
+                    predicates[relation.id] = predicate
+        except FilterError as error:
+            reason = "An exception happened so please check your connect parameters:"
+            raise _refused(reason, binding, f". Exception: {error}") from None
+        return Accepted(predicates, frozenset(found))
+
+    async def _versions(self, connection: Session, tables: Iterable[Table]) -> list[Relation]:
+        ids = [id_ for table in tables for id_ in table.relations]
+        await self._relations.load(connection, ids)
+        return [self._relations[id_] for id_ in ids]
+
+
+def _refused(reason: str, binding: Binding, more: str = "") -> Refused:
+    given = "Unable to subscribe to changes with given parameters."
+    return Refused(f"{given} {reason} {binding.describe()}{more}")
+
+
+def at_place(tables: Iterable[Table], schema: str, table: str) -> list[Table]:
+    """Those of the tables that a binding to this name stands for; either may be ``*``."""
+    return [one for one in tables if schema in (one.schema, WILDCARD) and table in (one.table, WILDCARD)]

@@ -1,0 +1,335 @@
+"""Filters and Postgres: what a filter means for a table, asked when it is subscribed, and the conditions
+that only Postgres can judge, asked for the rows of a batch.
+
+Both run under the subscriber's role. Values are cast by Postgres once. Rows are given as the JSON that was
+captured, with the types that the filter was checked against, so that a table may change or go meanwhile.
+"""
+
+import re
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from typing import Final
+
+import asyncpg
+
+from rowcast.db.connection import Session
+from rowcast.model.binding import Binding
+from rowcast.model.change import Relation
+from rowcast.model.filter import Condition, Op, Step, conditions
+from rowcast.model.predicate import NEVER, NULL, Ask, Column, Predicate, Truth, casts, make_predicate
+from rowcast.model.shape import OTHER, Shape
+
+MAX_IN: Final = 100
+_KEPT_VALUES: Final = 50_000
+_SQL: Final[Mapping[Op, str]] = {
+    Op.EQ: "=", Op.NEQ: "<>", Op.LT: "<", Op.LTE: "<=", Op.GT: ">", Op.GTE: ">=",
+    Op.ISDISTINCT: "is distinct from",
+    Op.LIKE: "~~", Op.ILIKE: "~~*", Op.MATCH: "~", Op.IMATCH: "~*",
+}  # fmt: skip
+_PATTERNS: Final = frozenset({Op.LIKE, Op.ILIKE, Op.MATCH, Op.IMATCH})
+_REGEXES: Final = frozenset({Op.MATCH, Op.IMATCH})
+_TRUTHS: Final = frozenset({"null", "true", "false", "unknown"})
+
+# Types qualified by their schema, and never in SQL's own words: `character` would mean one character.
+_TYPES = """
+select a.attname::text as column, quote_ident(n.nspname) || '.' || quote_ident(t.typname) as type,
+       format_type(a.atttypid, null) as shown, n.nspname::text as schema, t.typname::text as name,
+       case when a.attcollation <> t.typcollation then (
+         select quote_ident(cn.nspname) || '.' || quote_ident(c.collname)
+         from pg_collation as c join pg_namespace as cn on cn.oid = c.collnamespace
+         where c.oid = a.attcollation)
+       else '' end as collation
+from pg_attribute as a
+join pg_type as t on t.oid = a.atttypid join pg_namespace as n on n.oid = t.typnamespace
+where a.attrelid = $1::oid and a.attnum > 0 and not a.attisdropped
+"""
+
+
+class FilterError(Exception):
+    """A filter that does not fit its table. The text is what follows `Exception: ` in the message to the
+    client."""
+
+    def __init__(self, text: str, code: str = "P0001", name: str = "raise_exception") -> None:
+        super().__init__(f"ERROR {code} ({name}) {text}")
+
+
+@dataclass(frozen=True, slots=True)
+class _Type:
+    """A column's type: for SQL, and for people."""
+
+    type: str
+    shown: str
+    schema: str
+    kind: str
+    collation: str
+
+
+class Filters:
+    """The filters of one database. Keeps what was cast, and the types of the versions of tables."""
+
+    def __init__(self) -> None:
+        self._values: OrderedDict[tuple[str, Op, str], tuple[bytes, ...]] = OrderedDict()
+        self._types: dict[int, dict[str, _Type]] = {}
+
+    async def prepare(
+        self,
+        connection: Session,
+        relation: Relation,
+        binding: Binding,
+        role: str,
+        others: Mapping[int, Predicate] = {},
+    ) -> Predicate | None:
+        """Make the filter of a binding ready for a version of a table, and check what it selects.
+
+        ``others`` are the same filter, ready for other versions: one whose columns have the same types will
+        do. Raises FilterError, whose text says what does not fit. None for a binding without a filter.
+        """
+        types = await self._types_of(connection, relation)
+        for name in binding.select or ():
+            if name not in types:
+                raise FilterError(f"invalid column for select {name}")
+        if binding.filter is None:
+            return None
+        found = list(dict.fromkeys(conditions(binding.filter)))
+        for condition in found:
+            _check(condition, types)
+        for id_, predicate in others.items():
+            known = self._types.get(id_, {})
+            if predicate is not NEVER and all(
+                known.get(condition.column) == types[condition.column] for condition in found
+            ):
+                return predicate
+        values = {}
+        unknown = []
+        for condition in found:
+            type_ = types[condition.column]
+            key = (type_.type, condition.op, condition.value)
+            if not casts(condition, type_.kind):
+                if not (condition.op is Op.IS and not condition.path):
+                    unknown.append(condition)
+            elif (kept := self._values.get(key)) is not None:
+                self._values.move_to_end(key)
+                values[condition] = kept
+            else:
+                unknown.append(condition)
+        if unknown:
+            values |= await self._ask(connection, unknown, types, role)
+        columns = {name: Column(type_.kind, type_.type, type_.collation) for name, type_ in types.items()}
+        return make_predicate(binding.filter, columns, values)
+
+    async def _types_of(self, connection: Session, relation: Relation) -> dict[str, _Type]:
+        known = self._types.get(relation.id)
+        if known is None:
+            columns = {column.name: column for column in relation.columns}
+            known = {
+                record["column"]: _Type(
+                    record["type"], record["shown"], record["schema"],
+                    _kind(columns[record["column"]].shape), record["collation"],
+                )
+                for record in await connection.fetch(_TYPES, relation.oid)
+                # A column that was dropped, or had another type when the rows were written, cannot be
+                # filtered.
+                if record["column"] in columns and columns[record["column"]].type == record["name"]
+            }  # fmt: skip
+            self._types[relation.id] = known
+        return known
+
+    async def _ask(
+        self, connection: Session, asked: Sequence[Condition], types: Mapping[str, _Type], role: str
+    ) -> dict[Condition, tuple[bytes, ...]]:
+        """Have Postgres cast the values and look at the operators, all at once; one by one to find a
+        fault."""
+        try:
+            return await self._cast(connection, asked, types, role)
+        except asyncpg.PostgresError as error:
+            if len(asked) == 1:
+                raise _fault(error, asked[0], types[asked[0].column]) from None
+        found: dict[Condition, tuple[bytes, ...]] = {}
+        for condition in asked:
+            found |= await self._ask(connection, [condition], types, role)
+        return found
+
+    async def _cast(
+        self, connection: Session, asked: Sequence[Condition], types: Mapping[str, _Type], role: str
+    ) -> dict[Condition, tuple[bytes, ...]]:
+        parts = [
+            _probe(condition, types[condition.column], f"${number}")
+            for number, condition in enumerate(asked, start=1)
+        ]
+        async with as_subscriber(connection, role, [types[condition.column].schema for condition in asked]):
+            record = await connection.fetchrow(
+                "select " + ", ".join(parts), *(condition.value for condition in asked)
+            )
+        assert record is not None
+        found: dict[Condition, tuple[bytes, ...]] = {}
+        for condition, texts in zip(asked, record.values(), strict=True):
+            type_ = types[condition.column]
+            if condition.op is Op.IN and len(texts) > MAX_IN:
+                raise FilterError(f"too many values for `in` filter. Maximum {MAX_IN}")
+            if casts(condition, type_.kind):
+                raws = tuple(NULL if text is None else text.encode() for text in texts)
+                found[condition] = self._values[type_.type, condition.op, condition.value] = raws
+        while len(self._values) > _KEPT_VALUES:
+            self._values.popitem(last=False)
+        return found
+
+
+@asynccontextmanager
+async def as_subscriber(
+    connection: Session, role: str, schemas: Iterable[str], seconds: float = 0.0
+) -> AsyncIterator[None]:
+    """A transaction with a role's rights and nothing in the search path but these schemas, always rolled
+    back.
+
+    ``seconds`` bounds each statement, 0 does not. `set local` only: a role set otherwise would outlive the
+    transaction in a pool.
+    """
+    path = ", ".join(dict.fromkeys(["pg_catalog", *map(_quoted, schemas)]))
+    await connection.execute(
+        f"begin read only; set local search_path = {path};"
+        f" set local statement_timeout = {int(seconds * 1000)}; set local role {_quoted(role)}"
+    )
+    try:
+        yield
+    finally:
+        if not connection.is_closed():
+            await connection.execute("rollback")
+
+
+async def answer(
+    connection: Session, role: str, asks: Sequence[Ask], images: Sequence[bytes], seconds: float
+) -> list[dict[Ask, Truth]]:
+    """What Postgres says of each row. Raises ``asyncpg.QueryCanceledError`` after ``seconds``."""
+    groups: dict[Ask, list[Ask]] = {}
+    for ask in asks:
+        groups.setdefault(replace(ask, value=""), []).append(ask)
+    row = ", ".join(
+        dict.fromkeys(
+            f"{_quoted(ask.column)} {ask.type}" + (f" collate {ask.collation}" if ask.collation else "")
+            for ask in asks
+        )
+    )
+    parts = [
+        f"array(select {_expression(of[0], 'u.v')}"
+        f" from unnest(${number}::text[]) with ordinality as u (v, k) order by u.k)"
+        for number, of in enumerate(groups.values(), start=2)
+    ]
+    sql = (
+        f"select {', '.join(parts)} from unnest($1::text[]) with ordinality as i (image, n),"
+        f" json_to_record(i.image::json) as r({row}) order by i.n"
+    )
+    schemas = [ask.type.rpartition(".")[0] for ask in asks]
+    async with as_subscriber(connection, role, map(_unquoted, schemas), seconds):
+        records = await connection.fetch(
+            sql, [image.decode() for image in images], *([ask.value for ask in of] for of in groups.values())
+        )
+    return [
+        {
+            ask: truth
+            for of, truths in zip(groups.values(), record.values(), strict=True)
+            for ask, truth in zip(of, truths, strict=True)
+        }
+        for record in records
+    ]
+
+
+def _kind(shape: Shape | None) -> str:
+    return shape if isinstance(shape, str) else OTHER
+
+
+def _check(condition: Condition, types: Mapping[str, _Type]) -> None:
+    """What can be said without asking: the column is there, and `is` fits it."""
+    type_ = types.get(condition.column)
+    if type_ is None:
+        raise FilterError(f"invalid column for filter {condition.column}")
+    if condition.path and type_.kind not in ("json", "jsonb"):
+        raise FilterError(f"a path into {condition.column} needs a json or jsonb column, got {type_.shown}")
+    if condition.op is Op.IN and not condition.path and type_.shown.endswith("[]"):
+        raise FilterError(f"`in` filter requires a column that is no array, got {type_.shown}")
+    if condition.op is Op.IS:
+        if condition.value not in _TRUTHS:
+            raise FilterError("invalid value for is filter: must be null, true, false, or unknown")
+        shown = ("text" if condition.path[-1].text else "jsonb") if condition.path else type_.shown
+        if condition.value != "null" and (condition.path or type_.kind != "bool"):
+            raise FilterError(f"is {condition.value} filter requires a boolean column, got {shown}")
+
+
+def _probe(condition: Condition, type_: _Type, value: str) -> str:
+    """SQL that fails where the condition cannot be evaluated, and gives the texts of its value where they
+    count."""
+    if casts(condition, type_.kind):
+        if condition.op is Op.IN:
+            return f"array(select to_json(v)::text from unnest({value}::text::{type_.type}[]) as v)"
+        return f"array[to_json({value}::text::{type_.type})::text]"
+    ask = Ask(condition.column, type_.type, type_.collation, condition.path, condition.op, condition.value)
+    # Postgres folds an operator over NULL away, so the value is cast beside it.
+    truth = _expression(ask, f"{value}::text", f"null::{type_.type}")
+    match condition.op:
+        case Op.IN:
+            checked = f"array(select ''::text from unnest({value}::text::{_operand(ask)}[]) as v)"
+        case op if op in _REGEXES:
+            checked = f"array[('' ~ {value}::text)::text]"
+        case op if op in _PATTERNS or op is Op.IS:
+            checked = f"array[{value}::text]"
+        case _:
+            checked = f"array[({value}::text::{_operand(ask)})::text]"
+    return f"case when ({truth}) is null then {checked} end"
+
+
+def _expression(ask: Ask, value: str, column: str | None = None) -> str:
+    """The condition in SQL, over a row called r, or over what stands for the column."""
+    left, type_ = column or f"r.{_quoted(ask.column)}", _operand(ask)
+    if ask.path:
+        left = f"({left}{''.join(map(_step, ask.path))})"
+        if not ask.path[-1].text:
+            # A json value has no equality of its own.
+            left += "::jsonb"
+    match ask.op:
+        case Op.IS:
+            return f"{left} is null"
+        case Op.IN:
+            return f"{left} = any ({value}::{type_}[])"
+        case op if op in _PATTERNS:
+            # A pattern is text, whatever domain the column may have; bytea alone has patterns of its own.
+            return f"{left} {_SQL[op]} {value}::{type_ if type_ == 'pg_catalog.bytea' else 'text'}"
+        case op:
+            return f"{left} {_SQL[op]} {value}::{type_}"
+
+
+def _operand(ask: Ask) -> str:
+    """The type that both sides have."""
+    if not ask.path:
+        return ask.type
+    return "text" if ask.path[-1].text else "jsonb"
+
+
+def _step(step: Step) -> str:
+    key = str(step.key) if isinstance(step.key, int) else _literal(step.key)
+    return f" {'->>' if step.text else '->'} {key}"
+
+
+def _fault(error: asyncpg.PostgresError, condition: Condition, type_: _Type) -> FilterError:
+    code = error.sqlstate or "XX000"
+    message = str(error.args[0]) if error.args else str(error)
+    if code == "2201B":
+        return FilterError(f"invalid regular expression for {condition.op} filter: {message}")
+    if code in ("42883", "42725") and condition.op in _PATTERNS:
+        return FilterError(
+            f"operator {condition.op} requires a text-compatible column type, got {type_.shown}"
+        )
+    name = re.sub(r"(?<!^)(?=[A-Z])", "_", type(error).__name__.removesuffix("Error")).lower()
+    return FilterError(message, code, name)
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _unquoted(name: str) -> str:
+    return name[1:-1].replace('""', '"') if name.startswith('"') else name
+
+
+def _literal(text: str) -> str:
+    return "E'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"

@@ -1,0 +1,145 @@
+"""What became of subscriptions when the catalog changed: held against it again, and their subscribers told.
+
+Only what changed is looked at: for each name that somebody subscribed to, which tables it stands for now, in
+which versions, and who may read them.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Final
+
+from rowcast.capture.acceptance import Acceptance, Accepted, Refused, at_place
+from rowcast.capture.tables import Table
+from rowcast.db.connection import Session
+from rowcast.hub.feed import Subscriber
+from rowcast.hub.subscriptions import Place, Predicates, Subscriptions
+from rowcast.model.binding import Binding
+
+SUBSCRIBED: Final = "Subscribed to PostgreSQL"
+#: Others have their turn after so many bindings.
+_TURN: Final = 256
+
+Reattach = Callable[[Subscriber, Sequence[Binding], str, Mapping[Binding, Predicates]], Awaitable[None]]
+_Verdicts = dict[tuple[Binding, str], Accepted | str]
+
+
+class Review:
+    """Remembers which tables each name stood for, and which bindings sleep until they fit again."""
+
+    def __init__(
+        self,
+        acceptance: Acceptance,
+        subscriptions: Sequence[Subscriptions],
+        settle: Callable[[], Awaitable[None]],
+        reattach: Reattach,
+    ) -> None:
+        self._acceptance, self._subscriptions = acceptance, subscriptions
+        self._settle, self._reattach = settle, reattach
+        self._stood: dict[Place, frozenset[Table]] = {}
+        self._asleep: dict[Subscriber, tuple[str, dict[Binding, None]]] = {}
+
+    def stands(self, binding: Binding, accepted: Accepted) -> None:
+        """A binding was accepted: what its name stands for now, unless that is known from before."""
+        self._stood.setdefault((binding.schema, binding.table), accepted.tables)
+
+    def forget(self, subscriber: Subscriber) -> None:
+        """A subscriber is gone, or subscribes anew."""
+        self._asleep.pop(subscriber, None)
+
+    async def hold(self, connection: Session) -> None:
+        """Look at everything that may have changed. Call when the catalog did, and from time to time."""
+        before = dict(self._stood)
+        if not before and not self._asleep:
+            return
+        tables = await self._acceptance.catalog(connection)
+        named = {
+            place
+            for subscriptions in self._subscriptions
+            for place, members in subscriptions.places().items()
+            if members
+        }
+        now = {place: frozenset(at_place(tables, *place)) for place in named}
+        changed = {place for place in now if before.get(place, now[place]) != now[place]}
+        affected = {
+            subscriber: None
+            for subscriptions in self._subscriptions
+            for place in changed
+            for subscriber in subscriptions.places().get(place, ())
+        } | dict.fromkeys(self._asleep)
+        verdicts: _Verdicts = {}
+        for number, subscriber in enumerate(affected, start=1):
+            if number % _TURN == 0:
+                await asyncio.sleep(0)
+            await self._judge(connection, subscriber, changed, tables, verdicts)
+        added = {place: stood for place, stood in self._stood.items() if place not in before}
+        self._stood = added | now
+        if affected:
+            # What was written before the catalog changed is still for whoever was subscribed then.
+            await self._settle()
+        for subscriber in affected:
+            await self._tell(subscriber, verdicts, before)
+
+    def _hears(self, subscriber: Subscriber) -> tuple[Sequence[Binding], str, Mapping[Binding, Predicates]]:
+        """What a subscriber hears now, its role, and what is ready of its filters."""
+        for subscriptions in self._subscriptions:
+            if subscriber in subscriptions:
+                return *subscriptions.entry(subscriber), subscriptions.predicates(subscriber)
+        role, _ = self._asleep.get(subscriber, ("", {}))
+        return (), role, {}
+
+    async def _judge(
+        self,
+        connection: Session,
+        subscriber: Subscriber,
+        changed: set[Place],
+        tables: Sequence[Table],
+        verdicts: _Verdicts,
+    ) -> None:
+        awake, role, ready = self._hears(subscriber)
+        _, asleep = self._asleep.get(subscriber, ("", {}))
+        touched = [binding for binding in awake if (binding.schema, binding.table) in changed]
+        for binding in (*touched, *asleep):
+            if (binding, role) in verdicts:
+                continue
+            found = at_place(tables, binding.schema, binding.table)
+            try:
+                verdicts[binding, role] = await self._acceptance.judge(
+                    connection, binding, role, found, ready.get(binding, {})
+                )
+            except Refused as refusal:
+                verdicts[binding, role] = str(refusal)
+
+    async def _tell(
+        self, subscriber: Subscriber, verdicts: _Verdicts, before: Mapping[Place, frozenset[Table]]
+    ) -> None:
+        if subscriber.gone:
+            return
+        awake, role, ready = self._hears(subscriber)
+        _, asleep = self._asleep.get(subscriber, ("", {}))
+        given = {binding: verdicts.get((binding, role)) for binding in (*awake, *asleep)}
+        faults = {binding: text for binding in awake if isinstance(text := given[binding], str)}
+        woken = [binding for binding in asleep if isinstance(given[binding], Accepted)]
+        others = [
+            binding for binding in awake
+            if isinstance(verdict := given[binding], Accepted)
+            and _oids(verdict.tables) != _oids(before.get((binding.schema, binding.table), frozenset()))
+        ]  # fmt: skip
+        sleeping = dict.fromkeys([*(one for one in asleep if one not in woken), *faults])
+        if sleeping:
+            self._asleep[subscriber] = (role, sleeping)
+        else:
+            self._asleep.pop(subscriber, None)
+        if faults or woken:
+            more = {
+                one: verdict.predicates for one, verdict in given.items() if isinstance(verdict, Accepted)
+            }
+            kept = [binding for binding in awake if binding not in faults]
+            await self._reattach(subscriber, [*kept, *woken], role, {**ready, **more})
+        for text in faults.values():
+            subscriber.told("error", text)
+        if woken or others:
+            subscriber.told("ok", SUBSCRIBED)
+
+
+def _oids(tables: frozenset[Table]) -> frozenset[int]:
+    return frozenset(table.oid for table in tables)

@@ -1,0 +1,127 @@
+"""Which filtered bindings a row passes: an index over the filters of one version of a table.
+
+Cost grows with the matches, not with the subscriptions: filters that ask for equal values are found by
+value; only the others are looked at one after the other. Runs on the event loop only.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from rowcast.hub.feed import Subscriber
+from rowcast.model.binding import Binding
+from rowcast.model.predicate import Answers, Ask, Predicate, Row
+
+#: The answers for one row, by the role under which Postgres gave them.
+AnswersByRole = Mapping[str, Answers]
+_NONE: Final[Answers] = {}
+
+
+@dataclass(eq=False, slots=True)
+class Listeners:
+    """The subscribers of one binding. ``predicates`` are its filter's, by version of a table."""
+
+    binding: Binding
+    members: dict[Subscriber, str] = field(default_factory=dict)
+    predicates: dict[int, Predicate] = field(default_factory=dict)
+    roles: dict[str, int] = field(default_factory=dict)
+    indexes: set["FilterIndex"] = field(default_factory=set)
+
+    def add(self, subscriber: Subscriber, role: str) -> None:
+        """Count a subscriber in; one that is there already stays once."""
+        if subscriber not in self.members:
+            self.members[subscriber] = role
+            self.roles[role] = self.roles.get(role, 0) + 1
+
+    def remove(self, subscriber: Subscriber) -> None:
+        """Count a subscriber out, if it is there."""
+        role = self.members.pop(subscriber, None)
+        if role is not None:
+            self.roles[role] -= 1
+            if not self.roles[role]:
+                del self.roles[role]
+
+
+@dataclass(eq=False, slots=True)
+class FilterIndex:
+    """The listeners of one version of a table, and ``missing`` those whose filter is not ready for it."""
+
+    relation: int
+    missing: dict[Listeners, None] = field(default_factory=dict)
+    _always: dict[Listeners, None] = field(default_factory=dict)
+    _equal: dict[str, dict[bytes, dict[Listeners, Predicate]]] = field(default_factory=dict)
+    _scanned: dict[Listeners, Predicate] = field(default_factory=dict)
+    _asking: int = 0
+
+    def add(self, listeners: Listeners) -> None:
+        """Take listeners in, as far as their filter is ready."""
+        listeners.indexes.add(self)
+        predicate = listeners.predicates.get(self.relation)
+        if listeners.binding.filter is None:
+            self._always[listeners] = None
+        elif predicate is None:
+            self.missing[listeners] = None
+        else:
+            self.missing.pop(listeners, None)
+            self._asking += bool(predicate.asks)
+            if predicate.equal is None:
+                self._scanned[listeners] = predicate
+            else:
+                column, values = predicate.equal
+                by_value = self._equal.setdefault(column, {})
+                for value in values:
+                    by_value.setdefault(value, {})[listeners] = predicate
+
+    def remove(self, listeners: Listeners) -> None:
+        """Forget listeners."""
+        listeners.indexes.discard(self)
+        self.missing.pop(listeners, None)
+        self._always.pop(listeners, None)
+        predicate = listeners.predicates.get(self.relation)
+        if predicate is None:
+            return
+        if predicate.equal is None:
+            found = self._scanned.pop(listeners, None) is not None
+        else:
+            found = self._forget_equal(listeners, *predicate.equal)
+        if found:
+            self._asking -= bool(predicate.asks)
+
+    def _forget_equal(self, listeners: Listeners, column: str, values: Iterable[bytes]) -> bool:
+        by_value, found = self._equal.get(column, {}), False
+        for value in values:
+            entry = by_value.get(value, {})
+            found = entry.pop(listeners, None) is not None or found
+            if not entry:
+                by_value.pop(value, None)
+        if not by_value:
+            self._equal.pop(column, None)
+        return found
+
+    def matches(self, row: Row, answers: AnswersByRole) -> Iterator[tuple[Listeners, str | None]]:
+        """The listeners that a row is for; with a role where it is for the members of that role alone."""
+        for listeners in self._always:
+            yield listeners, None
+        for listeners, predicate in self._candidates(row):
+            if not predicate.asks:
+                if predicate.exact or predicate.passes(row, _NONE):
+                    yield listeners, None
+                continue
+            for role in listeners.roles:
+                if predicate.passes(row, answers.get(role, _NONE)):
+                    yield listeners, role
+
+    def asks(self, row: Row) -> Iterator[tuple[str, Ask]]:
+        """What has to be answered for a row, and under which role."""
+        if self._asking:
+            for listeners, predicate in self._candidates(row):
+                for ask in predicate.asks:
+                    for role in listeners.roles:
+                        yield role, ask
+
+    def _candidates(self, row: Row) -> Iterator[tuple[Listeners, Predicate]]:
+        for column, by_value in self._equal.items():
+            value = row.get(column)
+            if value is not None and (found := by_value.get(value)) is not None:
+                yield from found.items()
+        yield from self._scanned.items()
