@@ -9,17 +9,17 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final
 
 from rowcast.capture.acceptance import Acceptance, Accepted, Refused, at_place
+from rowcast.capture.audiences import Audiences
 from rowcast.capture.tables import Table
 from rowcast.db.connection import Session
 from rowcast.hub.feed import Subscriber
-from rowcast.hub.subscriptions import Place, Predicates, Subscriptions
+from rowcast.hub.subscriptions import Place, Predicates
 from rowcast.model.binding import Binding
 
 SUBSCRIBED: Final = "Subscribed to PostgreSQL"
 #: Others have their turn after so many bindings.
 _TURN: Final = 256
 
-Reattach = Callable[[Subscriber, Sequence[Binding], str, Mapping[Binding, Predicates]], Awaitable[None]]
 _Verdicts = dict[tuple[Binding, str], Accepted | str]
 
 
@@ -29,12 +29,12 @@ class Review:
     def __init__(
         self,
         acceptance: Acceptance,
-        subscriptions: Sequence[Subscriptions],
+        audiences: Audiences,
         settle: Callable[[], Awaitable[None]],
-        reattach: Reattach,
+        read_once: Callable[[], Awaitable[None]],
     ) -> None:
-        self._acceptance, self._subscriptions = acceptance, subscriptions
-        self._settle, self._reattach = settle, reattach
+        self._acceptance, self._audiences = acceptance, audiences
+        self._settle, self._read_once = settle, read_once
         self._stood: dict[Place, frozenset[Table]] = {}
         self._asleep: dict[Subscriber, tuple[str, dict[Binding, None]]] = {}
 
@@ -52,19 +52,10 @@ class Review:
         if not before and not self._asleep:
             return
         tables = await self._acceptance.catalog(connection)
-        named = {
-            place
-            for subscriptions in self._subscriptions
-            for place, members in subscriptions.places().items()
-            if members
-        }
-        now = {place: frozenset(at_place(tables, *place)) for place in named}
+        now = {place: frozenset(at_place(tables, *place)) for place in self._audiences.places()}
         changed = {place for place in now if before.get(place, now[place]) != now[place]}
         affected = {
-            subscriber: None
-            for subscriptions in self._subscriptions
-            for place in changed
-            for subscriber in subscriptions.places().get(place, ())
+            subscriber: None for place in changed for subscriber in self._audiences.at(place)
         } | dict.fromkeys(self._asleep)
         verdicts: _Verdicts = {}
         for number, subscriber in enumerate(affected, start=1):
@@ -81,9 +72,9 @@ class Review:
 
     def _hears(self, subscriber: Subscriber) -> tuple[Sequence[Binding], str, Mapping[Binding, Predicates]]:
         """What a subscriber hears now, its role, and what is ready of its filters."""
-        for subscriptions in self._subscriptions:
-            if subscriber in subscriptions:
-                return *subscriptions.entry(subscriber), subscriptions.predicates(subscriber)
+        heard = self._audiences.hears(subscriber)
+        if heard is not None:
+            return heard
         role, _ = self._asleep.get(subscriber, ("", {}))
         return (), role, {}
 
@@ -134,7 +125,10 @@ class Review:
                 one: verdict.predicates for one, verdict in given.items() if isinstance(verdict, Accepted)
             }
             kept = [binding for binding in awake if binding not in faults]
-            await self._reattach(subscriber, [*kept, *woken], role, {**ready, **more})
+            self._audiences.attach(subscriber, [*kept, *woken], role, {**ready, **more})
+        if woken or others:
+            # From here on a write is certain to be delivered.
+            await self._read_once()
         for text in faults.values():
             subscriber.told("error", text)
         if woken or others:

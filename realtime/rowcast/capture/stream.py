@@ -8,14 +8,14 @@ so nothing is lost with it. What is handed to subscribers is in order, and only 
 import asyncio
 import random
 import time
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Final
 
 import asyncpg
 import structlog
 
-from rowcast.capture.acceptance import Acceptance, Refused, Rights
-from rowcast.capture.filters import FilterError
+from rowcast.capture.acceptance import Acceptance, Accepted, Refused, Rights
+from rowcast.capture.audiences import Audiences
 from rowcast.capture.listener import Listener
 from rowcast.capture.questions import Questions
 from rowcast.capture.reader import HistoryLost, Page, Reader, Row
@@ -27,12 +27,11 @@ from rowcast.capture.waker import Mode, Waker
 from rowcast.db.connection import REFUSED, connect, place
 from rowcast.errors import DatabaseError
 from rowcast.hub.feed import Subscribed, Subscriber
-from rowcast.hub.subscriptions import Predicates, Subscriptions
+from rowcast.hub.subscriptions import Subscriptions
 from rowcast.model.binding import Binding
 from rowcast.model.change import Change, Op, Relation
 from rowcast.model.claims import Claims
 from rowcast.model.position import encode_batch, encode_event
-from rowcast.model.predicate import NEVER
 
 _BACKOFF: Final = (0.1, 3.0)
 _TEND_SECONDS: Final = 1.0
@@ -42,8 +41,6 @@ _OPS: Final = {"I": Op.INSERT, "U": Op.UPDATE, "D": Op.DELETE, "T": Op.TRUNCATE}
 _CATALOG_CHANGED: Final = "C"
 #: So many relations that nobody hears are left out of a read, at most: each read names them.
 _MAX_SILENT: Final = 256
-#: Others have their turn after so many filters were made ready.
-_TURN: Final = 256
 
 log = structlog.get_logger("rowcast.capture")
 
@@ -68,10 +65,9 @@ class Stream:
         filter_timeout: float = 0.25,
     ) -> None:
         self._direct_dsn = direct_dsn
-        self._subscriptions, self._rights, self._retention = subscriptions, rights, retention
-        # Those whose filters Postgres has to judge wait for it by themselves.
-        self._asking = Subscriptions(limit=subscriptions.limit, counts=subscriptions.counts)
-        self._questions = Questions(self._asking, rights.may_read, filter_timeout, self._lose_asking)
+        self._rights, self._retention = rights, retention
+        self._audiences = audiences = Audiences(subscriptions)
+        self._questions = Questions(audiences.asking, rights.may_read, filter_timeout, self._lose_asking)
         self._reader = Reader(page_size)
         self._relations = Relations()
         self._waker = Waker()
@@ -82,7 +78,7 @@ class Stream:
             direct_dsn, self._waker, self._wake, self._catalog_news, self._listening, patience
         )
         self._acceptance = Acceptance(pool, rights, self._relations, self._tables_changed)
-        self._review = Review(self._acceptance, (subscriptions, self._asking), self._settle, self._reattach)
+        self._review = Review(self._acceptance, audiences, self._settle, self._read_once)
         self._begun = self._completed = 0
         self._turn = asyncio.Event()
         self._handed: tuple[Page, str, Row] | None = None
@@ -118,18 +114,20 @@ class Stream:
     ) -> Subscribed:
         """Attach a subscriber, and return when a write made from now on is certain to be delivered."""
         refused: list[str] = []
-        good: dict[Binding, Predicates] = {}
+        accepted: dict[Binding, Accepted] = {}
         for binding in bindings:
             try:
-                accepted = await self._acceptance.accept(binding, claims.role)
-                good[binding] = accepted.predicates
-                self._review.stands(binding, accepted)
+                accepted[binding] = await self._acceptance.accept(binding, claims.role)
             except Refused as refusal:
                 refused.append(str(refusal))
         self._detach(subscriber)
-        if not good or subscriber.gone:
+        if not accepted or subscriber.gone:
             return Subscribed(tuple(refused), ok=False, position=None)
-        self._attach(subscriber, [binding for binding in bindings if binding in good], claims.role, good)
+        good = [binding for binding in bindings if binding in accepted]
+        ready = {binding: one.predicates for binding, one in accepted.items()}
+        self._audiences.attach(subscriber, good, claims.role, ready)
+        for binding, one in accepted.items():
+            self._review.stands(binding, one)
         position = self.position
         await self._read_once()
         return Subscribed(tuple(refused), ok=True, position=position)
@@ -139,34 +137,9 @@ class Stream:
         subscriber.gone = True
         self._detach(subscriber)
 
-    def _attach(
-        self,
-        subscriber: Subscriber,
-        bindings: Sequence[Binding],
-        role: str,
-        ready: Mapping[Binding, Predicates],
-    ) -> None:
-        asks = any(predicate.asks for predicates in ready.values() for predicate in predicates.values())
-        (self._asking if asks else self._subscriptions).attach(subscriber, bindings, role, ready)
-
     def _detach(self, subscriber: Subscriber) -> None:
         self._review.forget(subscriber)
-        for subscriptions in (self._subscriptions, self._asking):
-            subscriptions.detach(subscriber)
-
-    async def _reattach(
-        self,
-        subscriber: Subscriber,
-        bindings: Sequence[Binding],
-        role: str,
-        ready: Mapping[Binding, Predicates],
-    ) -> None:
-        """Change what a subscriber hears, and return when a later write is certain to be delivered."""
-        for subscriptions in (self._subscriptions, self._asking):
-            subscriptions.detach(subscriber)
-        if bindings:
-            self._attach(subscriber, bindings, role, ready)
-            await self._read_once()
+        self._audiences.detach(subscriber)
 
     async def _settle(self) -> None:
         """Wait until everything that was committed before this call has been sent."""
@@ -301,40 +274,15 @@ class Stream:
         except KeyError:
             raise HistoryLost("the version of a table that a change refers to is gone") from None
         for relation in versions:
-            for subscriptions in (self._subscriptions, self._asking):
-                if subscriptions.known(relation):
-                    await self._make_ready(connection, subscriptions, relation)
+            await self._audiences.make_ready(connection, self._acceptance.filters, relation)
         return versions
-
-    async def _make_ready(
-        self, connection: asyncpg.Connection, subscriptions: Subscriptions, relation: Relation
-    ) -> None:
-        for number, listeners in enumerate(list(subscriptions.index(relation).missing), start=1):
-            if number % _TURN == 0:
-                await asyncio.sleep(0)
-            if not listeners.members:
-                continue
-            role = next(iter(listeners.roles))
-            try:
-                predicate = await self._acceptance.filters.prepare(
-                    connection, relation, listeners.binding, role, listeners.predicates
-                )
-            except FilterError:
-                # The table is another one by now. The review of what changed tells its subscribers.
-                predicate = NEVER
-            subscriptions.ready(listeners, {relation.id: predicate or NEVER})
-            if predicate is not None and predicate.asks and subscriptions is self._subscriptions:
-                for subscriber in list(listeners.members):
-                    ready = subscriptions.predicates(subscriber)
-                    bindings, role = subscriptions.entry(subscriber)
-                    subscriptions.detach(subscriber)
-                    self._asking.attach(subscriber, bindings, role, ready)
 
     def _publish(self, row: Row, batch: str) -> None:
         relation, op = self._relations[row.relation], _OPS[row.op]
-        heard, asked = self._subscriptions.heard(relation, op), self._asking.heard(relation, op)
+        plain, asking = self._audiences.plain, self._audiences.asking
+        heard, asked = plain.heard(relation, op), asking.heard(relation, op)
         if not heard and not asked:
-            if len(self._silent) < _MAX_SILENT and not self._known(relation):
+            if len(self._silent) < _MAX_SILENT and not self._audiences.known(relation):
                 self._silent[row.relation] = relation
             return
         change = Change(
@@ -347,35 +295,30 @@ class Stream:
             commit_timestamp=f"{row.committed:%Y-%m-%dT%H:%M:%S}.{row.committed.microsecond // 1000:03}Z",
         )
         if heard:
-            self._subscriptions.publish(change, self._rights.may_read)
+            plain.publish(change, self._rights.may_read)
         if asked:
             self._questions.put(change, self._read_to())
-
-    def _known(self, relation: Relation) -> bool:
-        return self._subscriptions.known(relation) or self._asking.known(relation)
 
     def _unheard(self) -> Collection[int]:
         """Relations whose rows came lately and that nobody subscribes to, as of now.
 
         Whoever subscribes is told so after a read that begins later, and that read asks for its rows.
         """
-        version = self._subscriptions.version + self._asking.version
-        if self._silent_as_of != version:
-            self._silent_as_of = version
-            self._silent = {
-                id_: relation for id_, relation in self._silent.items() if not self._known(relation)
-            }
+        if self._silent_as_of != self._audiences.version:
+            self._silent_as_of = self._audiences.version
+            known = self._audiences.known
+            self._silent = {id_: relation for id_, relation in self._silent.items() if not known(relation)}
         return self._silent
 
     def _lose(self, reason: str) -> None:
         """Tell every subscriber that changes may be missing: their channels end, and they join again."""
         self._handed = None
-        self._end(self._subscriptions, reason)
+        self._end(self._audiences.plain, reason)
         self._lose_asking(reason)
 
     def _lose_asking(self, reason: str) -> None:
         self._questions.clear()
-        self._end(self._asking, reason)
+        self._end(self._audiences.asking, reason)
 
     def _end(self, subscriptions: Subscriptions, reason: str) -> None:
         log.error("gap", reason=reason, subscribers=len(subscriptions))

@@ -1,0 +1,102 @@
+"""The subscribers, in two groups: whose filters Python can judge, and who waits for what Postgres says.
+
+A channel is in one of them as a whole, so that its changes keep their order.
+"""
+
+import asyncio
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final
+
+from rowcast.capture.filters import FilterError, Filters
+from rowcast.db.connection import Session
+from rowcast.hub.feed import Subscriber
+from rowcast.hub.subscriptions import Place, Predicates, Subscriptions
+from rowcast.model.binding import Binding
+from rowcast.model.change import Relation
+from rowcast.model.predicate import NEVER
+
+#: Others have their turn after so many filters were made ready.
+_TURN: Final = 256
+
+
+class Audiences:
+    """``plain`` are sent a change at once, ``asking`` when its questions were answered."""
+
+    def __init__(self, plain: Subscriptions) -> None:
+        self.plain = plain
+        self.asking = Subscriptions(limit=plain.limit, counts=plain.counts)
+
+    @property
+    def version(self) -> int:
+        """Grows whenever somebody subscribes or leaves."""
+        return self.plain.version + self.asking.version
+
+    def __len__(self) -> int:
+        return len(self.plain) + len(self.asking)
+
+    def attach(
+        self,
+        subscriber: Subscriber,
+        bindings: Sequence[Binding],
+        role: str,
+        ready: Mapping[Binding, Predicates],
+    ) -> None:
+        """Subscribe, or change what is subscribed; no change falls between the two."""
+        self.detach(subscriber)
+        if bindings:
+            asks = any(one.asks for binding in bindings for one in ready.get(binding, {}).values())
+            (self.asking if asks else self.plain).attach(subscriber, bindings, role, ready)
+
+    def detach(self, subscriber: Subscriber) -> None:
+        """Forget a subscriber, if it is known."""
+        for subscriptions in self._both():
+            subscriptions.detach(subscriber)
+
+    def hears(
+        self, subscriber: Subscriber
+    ) -> tuple[Sequence[Binding], str, Mapping[Binding, Predicates]] | None:
+        """What a subscriber is subscribed to, its role, and what is ready of its filters."""
+        for subscriptions in self._both():
+            if subscriber in subscriptions:
+                return *subscriptions.entry(subscriber), subscriptions.predicates(subscriber)
+        return None
+
+    def known(self, relation: Relation) -> bool:
+        """Whether anyone asked for changes of this table, of whatever kind."""
+        return any(subscriptions.known(relation) for subscriptions in self._both())
+
+    def places(self) -> set[Place]:
+        """The names that somebody subscribed to."""
+        return {place for subscriptions in self._both() for place in subscriptions.places()}
+
+    def at(self, place: Place) -> Iterator[Subscriber]:
+        """Who subscribed to a name."""
+        for subscriptions in self._both():
+            yield from subscriptions.places().get(place, ())
+
+    async def make_ready(self, connection: Session, filters: Filters, relation: Relation) -> None:
+        """Make every filter on a version of a table ready for its rows."""
+        for subscriptions in self._both():
+            if not subscriptions.known(relation):
+                continue
+            for number, listeners in enumerate(list(subscriptions.index(relation).missing), start=1):
+                if number % _TURN == 0:
+                    await asyncio.sleep(0)
+                if not listeners.members:
+                    continue
+                role = next(iter(listeners.roles))
+                try:
+                    predicate = await filters.prepare(
+                        connection, relation, listeners.binding, role, listeners.predicates
+                    )
+                except FilterError:
+                    # The table is another one by now. The review of what changed tells its subscribers.
+                    predicate = NEVER
+                subscriptions.ready(listeners, {relation.id: predicate or NEVER})
+                if predicate is not None and predicate.asks and subscriptions is self.plain:
+                    for subscriber in list(listeners.members):
+                        if (heard := self.hears(subscriber)) is not None:
+                            self.attach(subscriber, *heard)
+
+    def _both(self) -> tuple[Subscriptions, Subscriptions]:
+        return self.plain, self.asking
