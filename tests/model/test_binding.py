@@ -7,8 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rowcast.model.binding import BindingError, binding_id, parse_binding
+from rowcast.model.filter import parse_filter
 
 NAMES = st.text(alphabet=st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1)
+VALUES = (
+    st.none() | st.integers() | st.sampled_from(["*", "", "a=eq.1"]) | NAMES | st.lists(st.none() | NAMES)
+)
 
 
 @pytest.mark.parametrize(
@@ -18,10 +22,11 @@ NAMES = st.text(alphabet=st.characters(exclude_characters="\0", exclude_categori
         ({"event": "insert", "table": "todos"}, "INSERT", "public", "todos"),
         ({"event": "TRUNCATE", "table": "todos"}, "*", "public", "todos"),
         ({"event": 7, "schema": "app"}, "*", "app", "*"),
-        ({"schema": "*", "table": None}, "*", "*", "*"),
+        ({"event": "uPdAtE", "schema": "*", "table": "*"}, "UPDATE", "*", "*"),
         ({"schema": "", "table": "todos"}, "*", "public", "todos"),
         ({"schema": "app", "table": ""}, "*", "app", "*"),
-        ({"schema": "app", "filter": " ", "select": []}, "*", "app", "*"),
+        ({"schema": "app", "select": []}, "*", "app", "*"),
+        ({"schema": "app_%", "table": "100%"}, "*", "app_%", "100%"),
     ],
 )
 def test_an_entry_is_read_with_its_defaults(
@@ -29,23 +34,136 @@ def test_an_entry_is_read_with_its_defaults(
 ) -> None:
     binding = parse_binding(entry)
     assert (binding.event, binding.schema, binding.table) == (event, schema, table)
+    assert (binding.filter, binding.select) == (None, None)
     assert binding.id == binding_id(entry)
+
+
+@pytest.mark.parametrize(
+    ("entry", "shown"),
+    [
+        ({}, "%{}"),
+        ({"event": "*"}, '%{"event" => "*"}'),
+        (
+            {"event": "*", "schema": "public", "filter": "id=eq.1"},
+            '%{"event" => "*", "filter" => "id=eq.1", "schema" => "public"}',
+        ),
+        ({"table": "a", "filter": ""}, '%{"filter" => "", "table" => "a"}'),
+        (
+            {"event": "*", "schema": "public", "table": "alltypes", "filter": None},
+            '%{"event" => "*", "filter" => nil, "schema" => "public", "table" => "alltypes"}',
+        ),
+        ({"schema": "a", "table": "b", "filter": 1}, '%{"filter" => 1, "schema" => "a", "table" => "b"}'),
+        ({"schema": "*", "table": None}, '%{"schema" => "*", "table" => nil}'),
+        ({"schema": "app", "table": 7}, '%{"schema" => "app", "table" => 7}'),
+        ({"schema": "", "table": ""}, '%{"schema" => "", "table" => ""}'),
+        ({"event": "*", "user_token": "secret"}, "<redacted>"),
+        ({"auth_token": "secret"}, "<redacted>"),
+    ],
+)
+def test_an_entry_that_names_nothing_is_shown_in_the_error(entry: dict[str, Any], shown: str) -> None:
+    with pytest.raises(BindingError) as caught:
+        parse_binding(entry)
+    assert str(caught.value) == (
+        "No subscription params provided. Please provide at least a `schema` or `table` to subscribe to: "
+        + shown
+    )
+
+
+WILDCARD_SELECT = (
+    "Column selection is not supported for wildcard subscriptions. Provide an explicit schema and table name."
+)
+STRING_SELECT = (
+    'Error parsing `select` params: expected a list of column name strings, e.g. select: ["col1", "col2"]'
+)
 
 
 @pytest.mark.parametrize(
     ("entry", "text"),
     [
-        ({"event": "*"}, "No subscription params provided"),
-        ({"schema": "", "table": ""}, "No subscription params provided"),
-        ({"schema": "app", "table": 7}, "No subscription params provided"),
-        ({"table": "a\0b"}, "NUL"),
-        ({"table": "a", "filter": "id=eq.1"}, "Filters are not supported"),
-        ({"table": "a", "select": ["id"]}, "Column selection is not supported"),
+        ({"schema": "a", "table": "b", "filter": "id"}, 'Error parsing `filter` params: ["id"]'),
+        (
+            {"schema": "a", "table": "*", "filter": "id", "select": ["id"]},
+            'Error parsing `filter` params: ["id"]',
+        ),
+        ({"schema": "public", "table": "*", "select": ["id"]}, WILDCARD_SELECT),
+        ({"schema": "*", "table": "a", "select": ["id"]}, WILDCARD_SELECT),
+        ({"schema": "public", "select": ["id"]}, WILDCARD_SELECT),
+        ({"schema": "public", "table": "a", "select": "id,txt"}, STRING_SELECT),
+        ({"select": ""}, STRING_SELECT),
     ],
 )
-def test_an_entry_that_cannot_be_subscribed_says_why(entry: dict[str, Any], text: str) -> None:
-    with pytest.raises(BindingError, match=text):
+def test_an_entry_that_cannot_be_subscribed_is_refused_in_supabases_words(
+    entry: dict[str, Any], text: str
+) -> None:
+    with pytest.raises(BindingError) as caught:
         parse_binding(entry)
+    assert str(caught.value) == text
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"table": "a\0b"},
+        {"schema": "a\0b"},
+        {"table": "a", "select": ["\0"]},
+        {"schema": "a", "table": "b", "filter": "a=eq.\0"},
+    ],
+)
+def test_what_no_name_or_value_in_postgres_holds_is_refused(entry: dict[str, Any]) -> None:
+    with pytest.raises(BindingError, match="NUL"):
+        parse_binding(entry)
+
+
+@pytest.mark.parametrize(
+    ("select", "columns"),
+    [
+        (["id", "txt"], ("id", "txt")),
+        (["b", "a", "b", 1, None, "a"], ("b", "a")),
+        ([], None),
+        ([1, None], None),
+        (None, None),
+        (7, None),
+        ({"id": True}, None),
+    ],
+)
+def test_selected_columns_are_kept_in_order_once(select: object, columns: tuple[str, ...] | None) -> None:
+    assert parse_binding({"schema": "public", "table": "a", "select": select}).select == columns
+
+
+def test_a_filter_is_carried_even_for_wildcards() -> None:
+    binding = parse_binding({"schema": "*", "table": "*", "filter": "id=eq.1"})
+    assert binding.filter == parse_filter("id=eq.1")
+    assert parse_binding({"schema": "a", "table": "b", "filter": " "}).filter is None
+
+
+MANY = ",".join(map(str, range(1, 103)))
+
+
+@pytest.mark.parametrize(
+    ("parameters", "shown"),
+    [
+        ({}, "filters: [], select: nil"),
+        ({"filter": "id=eq.x"}, 'filters: [{"id", "eq", "x", false}], select: nil'),
+        ({"filter": 'a=not.eq."é\n"'}, 'filters: [{"a", "eq", "é\\n", true}], select: nil'),
+        (
+            {"filter": "a=eq.1,b=in.(2,3)"},
+            'filters: [{"a", "eq", "1", false}, {"b", "in", "{2,3}", false}], select: nil',
+        ),
+        ({"select": ["id", "nocol"]}, 'filters: [], select: ["id", "nocol"]'),
+        (
+            {"filter": f"id=in.({MANY})"},
+            f'filters: [\n  {{"id", "in",\n   "{{{MANY}}}",\n   false}}\n], select: nil',
+        ),
+        ({"filter": "d->0->>k=eq.1"}, 'filters: [{"d->0->>k", "eq", "1", false}], select: nil'),
+        (
+            {"filter": "a=eq.1,or(b.eq.2,c.eq.3)"},
+            'filters: [{"a", "eq", "1", false}, "or=(b.eq.2,c.eq.3)"], select: nil',
+        ),
+    ],
+)
+def test_a_binding_is_described_as_supabase_describes_it(parameters: dict[str, Any], shown: str) -> None:
+    binding = parse_binding({"schema": "public", "table": "alltypes", **parameters})
+    assert binding.describe() == f"[event: *, schema: public, table: alltypes, {shown}]"
 
 
 @given(schema=NAMES, table=NAMES)
@@ -58,3 +176,12 @@ def test_any_name_can_be_asked_for(schema: str, table: str) -> None:
 def test_equal_parameters_have_one_id_that_javascript_can_hold(entry: dict[str, Any]) -> None:
     assert 0 < binding_id(entry) < 2**53
     assert binding_id(dict(reversed(entry.items()))) == binding_id(entry)
+
+
+@given(entry=st.dictionaries(st.sampled_from(["event", "schema", "table", "filter", "select"]), VALUES))
+def test_any_entry_is_read_or_refused(entry: dict[str, Any]) -> None:
+    try:
+        binding = parse_binding(entry)
+    except BindingError:
+        return
+    assert binding.describe().startswith("[event: ")
