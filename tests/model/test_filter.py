@@ -3,10 +3,9 @@
 from typing import Any
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import given
 from hypothesis import strategies as st
 
-from rowcast.model.elixir import inspect
 from rowcast.model.filter import (
     MAX_CONDITIONS,
     MAX_NESTING,
@@ -357,78 +356,3 @@ def test_any_text_is_a_filter_that_can_be_written_or_is_refused(text: str) -> No
         return
     if found is not None:
         assert parse_filter(write_filter(found)) == found
-
-
-def supabase_segments(text: str) -> list[str]:
-    """Supabase's splitting, told character by character."""
-    segments, depth, quoted, escaped, previous = [""], 0, False, False, ""
-    for character in text:
-        if quoted:
-            quoted = escaped or character != '"'
-            escaped = not escaped and character == "\\"
-        elif character == '"' and previous and previous in ".(,":
-            quoted = True
-        elif character == "(":
-            depth += 1
-        elif character == ")":
-            depth = max(0, depth - 1)
-        elif character == "," and not depth:
-            segments.append("")
-            previous = ""
-            continue
-        segments[-1] += character
-        previous = character
-    return segments
-
-
-def supabase_value(op: str, value: str) -> str | None:
-    """Supabase's reading of a value; None where it refuses it."""
-    if op == "in":
-        return "{" + value[1:-1] + "}" if len(value) > 1 and value[0] + value[-1] == "()" else None
-    if not value.startswith('"'):
-        return value
-    unquoted, rest = "", list(value[1:])
-    while rest:
-        character = rest.pop(0)
-        if character == '"':
-            return value if rest else unquoted
-        unquoted += rest.pop(0) if character == "\\" and rest else character
-    return value
-
-
-def supabase(text: str) -> list[tuple[str, str, str, bool]] | str:
-    """Supabase's reading of a filter: its conditions, or the reason why it is refused."""
-    read = []
-    for segment in supabase_segments(text.strip()):
-        if not (trimmed := segment.strip()):
-            return EMPTY
-        column, equals, rest = trimmed.partition("=")
-        if not equals:
-            return inspect([trimmed])
-        op, *values = rest.removeprefix("not.").split(".", 1)
-        if op not in list(Op) or not values:
-            return inspect([op, *values])
-        if (value := supabase_value(op, values[0])) is None:
-            return BARE_IN
-        read.append((column, op, value, rest.startswith("not.")))
-    return read
-
-
-@given(
-    scraps=st.lists(st.tuples(st.sampled_from(["", "a=eq.", "a=not.in.("]), SCRAPS), min_size=1, max_size=3)
-)
-def test_every_text_without_our_own_notation_is_read_as_supabase_reads_it(
-    scraps: list[tuple[str, str]],
-) -> None:
-    text = ",".join(begin + scrap for begin, scrap in scraps)
-    assume(text.strip() and not any(ours in text for ours in ("->", 'in."{')))
-    expected = supabase(text)
-    if isinstance(expected, list):
-        found = parse_filter(text)
-        assert found is not None
-        assert [(c.column, c.op, c.value, c.negated) for c in conditions(found)] == expected
-        assert not any(c.path for c in conditions(found))
-    elif not any(word in text for word in ("or(", "and(", "or=(", "and=(")):
-        with pytest.raises(FilterError) as caught:
-            parse_filter(text)
-        assert str(caught.value) == PREFIX + expected
