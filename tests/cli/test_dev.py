@@ -6,6 +6,7 @@ import signal
 import socket
 import sys
 from asyncio.subprocess import DEVNULL, PIPE, Process
+from collections.abc import Callable
 from pathlib import Path
 
 import asyncpg
@@ -18,11 +19,13 @@ pytestmark = pytest.mark.anyio
 OPERATIONS = (b"INSERT ", b"UPDATE ", b"DELETE ")
 
 
-async def spawn(directory: Path, *arguments: str, **settings: str) -> Process:
+async def spawn(
+    directory: Path, *arguments: str, before: Callable[[], object] | None = None, **settings: str
+) -> Process:
     kept = {k: v for k, v in os.environ.items() if k != "DATABASE_URL" and not k.startswith("ROWCAST_")}
     return await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "rowcast.cli.main", *arguments),
-        stdin=DEVNULL, stdout=PIPE, stderr=PIPE, cwd=directory,
+        stdin=DEVNULL, stdout=PIPE, stderr=PIPE, cwd=directory, preexec_fn=before,
         env={**kept, "PYTHONPATH": os.pathsep.join(sys.path), **settings},
     )  # fmt: skip
 
@@ -42,8 +45,20 @@ async def test_the_demo_shows_so_many_changes_and_ends_well(tmp_path: Path) -> N
         assert any(line.startswith(word) for line in lines)
 
 
+def ignore_interrupts() -> None:
+    """As a shell does for what it starts in the background."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 async def test_dev_serves_a_database_of_ones_own_until_it_is_ended(tmp_path: Path, database: str) -> None:
-    process = await spawn(tmp_path, "dev", DATABASE_URL=database, PORT="0", ROWCAST_JWT_SECRET=SECRET)
+    process = await spawn(
+        tmp_path,
+        "dev",
+        before=ignore_interrupts,
+        DATABASE_URL=database,
+        PORT="0",
+        ROWCAST_JWT_SECRET=SECRET,
+    )
     assert process.stdout is not None
     async with asyncio.timeout(60):
         while b"Ctrl-C ends it" not in (line := await process.stdout.readline()):

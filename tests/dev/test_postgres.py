@@ -131,7 +131,8 @@ def test_a_cluster_whose_making_was_interrupted_is_made_anew() -> None:
 
 
 _PARENT = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which is ignored in what a shell runs beside it
 from pathlib import Path
 from rowcast.dev.account import current_account
 from rowcast.dev.binaries import find_binaries

@@ -75,6 +75,8 @@ def run_dev() -> int:
 
 def _end_on_sigterm() -> None:
     """SIGTERM ends it as Ctrl-C does: with the Postgres stopped and its folder gone."""
+    # A shell starts what runs in the background with SIGINT ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
 
 
