@@ -97,3 +97,32 @@ def test_durations_are_read(text: str, seconds: float) -> None:
 )
 def test_sizes_are_read(text: str, size: int) -> None:
     assert parse_size(text) == size
+
+
+def test_supabases_names_are_read_where_they_mean_the_same(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", "postgresql://me@db.example/app")
+    monkeypatch.setenv("ROWCAST_JWT_SECRET", SECRET)
+    monkeypatch.setenv("TENANT_MAX_JOINS_PER_SECOND", "7")
+    monkeypatch.setenv("TENANT_MAX_CHANNELS_PER_CLIENT", "8")
+    monkeypatch.setenv("CONNECT_ERROR_BACKOFF_MS", "2500")
+    (tmp_path / ".env").write_text("CHANNEL_ERROR_BACKOFF_MS=250\nNO_CHANNEL_TIMEOUT_IN_MS=90000\n")
+    settings = load()
+    assert (settings.max_joins_per_second, settings.max_channels) == (7, 8)
+    assert (settings.handshake_delay, settings.refusal_delay, settings.no_channel_timeout) == (
+        2.5,
+        0.25,
+        90.0,
+    )
+    monkeypatch.setenv("ROWCAST_HANDSHAKE_DELAY", "3")
+    assert load().handshake_delay == 3.0
+    assert load(handshake_delay="4s").handshake_delay == 4.0
+
+
+def test_a_wrong_number_of_milliseconds_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATABASE_URL", "postgresql://me@db.example/app")
+    monkeypatch.setenv("ROWCAST_JWT_SECRET", SECRET)
+    monkeypatch.setenv("CHANNEL_ERROR_BACKOFF_MS", "long")
+    with pytest.raises(SettingsError, match="ROWCAST_REFUSAL_DELAY is no duration"):
+        load()

@@ -21,6 +21,7 @@ from rowcast.db.connection import REFUSED, place
 from rowcast.db.migrations import migrate
 from rowcast.db.pool import create_pool
 from rowcast.hub.subscriptions import Subscriptions
+from rowcast.model.rates import RateWindow
 from rowcast.serving.server import make_server
 from rowcast.session.connection import Limits
 from rowcast.settings import Settings
@@ -62,12 +63,18 @@ async def running(settings: Settings) -> AsyncIterator[Runtime]:
         limits=Limits(
             channels=settings.max_channels,
             bindings=settings.max_bindings,
+            entries_size=settings.max_entries,
+            topic_size=settings.max_topic,
+            message_size=settings.max_frame,
+            refusals=settings.max_refusals,
             idle_timeout=settings.idle_timeout,
+            no_channel_timeout=settings.no_channel_timeout,
             refusal_delay=settings.refusal_delay,
         ),
         lane_limit=settings.lane_limit,
         handshake_delay=settings.handshake_delay,
         faults=stream.faults,
+        joins=RateWindow(settings.max_joins_per_second),
     )
     async with asyncio.TaskGroup() as tasks:
         work = tasks.create_task(stream.run())
@@ -118,6 +125,7 @@ async def _serve(settings: Settings) -> None:
                 host=settings.host,
                 port=settings.port,
                 max_frame=settings.max_frame,
+                handshake_timeout=settings.handshake_timeout,
                 log_level=settings.log_level,
             )
             for number in _SIGNALS:

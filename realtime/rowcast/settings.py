@@ -9,7 +9,13 @@ from typing import Annotated, Any, Final
 from urllib.parse import urlsplit, urlunsplit
 
 from pydantic import AliasChoices, BeforeValidator, Field, SecretStr, ValidationError, field_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
 
 from rowcast.errors import SettingsError
 
@@ -19,6 +25,10 @@ _SIZE: Final = re.compile(r"(\d+)\s*(B|kB|MB|GB)?", re.IGNORECASE)
 _BYTES: Final = {"b": 1, "kb": 1024, "mb": 1024**2, "gb": 1024**3}
 # One host or several, each perhaps with a port; asyncpg takes both.
 _HOSTS: Final = re.compile(r"(\[[^\]]*\]|[^:\[\],@]*)(:\d+)?(,(\[[^\]]*\]|[^:\[\],@]*)(:\d+)?)*")
+#: Supabase's names whose values are milliseconds, without a unit.
+_IN_MILLISECONDS: Final = frozenset(
+    {"CONNECT_ERROR_BACKOFF_MS", "CHANNEL_ERROR_BACKOFF_MS", "NO_CHANNEL_TIMEOUT_IN_MS"}
+)
 _MIN_SECRET: Final = 32
 _HIDDEN: Final = "********"
 
@@ -78,10 +88,38 @@ class Settings(BaseSettings):
         100, ge=1, validation_alias=_from("ROWCAST_MAX_CHANNELS", "TENANT_MAX_CHANNELS_PER_CLIENT")
     )
     max_bindings: int = Field(100, ge=1, validation_alias=_from("ROWCAST_MAX_BINDINGS"))
+    max_entries: Size = Field(1024**2, validation_alias=_from("ROWCAST_MAX_ENTRIES"))
+    max_topic: Size = Field(1024, validation_alias=_from("ROWCAST_MAX_TOPIC"))
+    max_refusals: int = Field(1000, ge=1, validation_alias=_from("ROWCAST_MAX_REFUSALS"))
+    max_joins_per_second: int = Field(
+        100, ge=1, validation_alias=_from("ROWCAST_MAX_JOINS_PER_SECOND", "TENANT_MAX_JOINS_PER_SECOND")
+    )
     idle_timeout: Duration = Field(60.0, validation_alias=_from("ROWCAST_IDLE_TIMEOUT"))
-    handshake_delay: Duration = Field(2.0, validation_alias=_from("ROWCAST_HANDSHAKE_DELAY"))
-    refusal_delay: Duration = Field(5.0, validation_alias=_from("ROWCAST_REFUSAL_DELAY"))
+    no_channel_timeout: Duration = Field(
+        600.0, validation_alias=_from("ROWCAST_NO_CHANNEL_TIMEOUT", "NO_CHANNEL_TIMEOUT_IN_MS")
+    )
+    handshake_timeout: Duration = Field(10.0, validation_alias=_from("ROWCAST_HANDSHAKE_TIMEOUT"))
+    handshake_delay: Duration = Field(
+        2.0, validation_alias=_from("ROWCAST_HANDSHAKE_DELAY", "CONNECT_ERROR_BACKOFF_MS")
+    )
+    refusal_delay: Duration = Field(
+        5.0, validation_alias=_from("ROWCAST_REFUSAL_DELAY", "CHANNEL_ERROR_BACKOFF_MS")
+    )
     log_level: str = Field("info", validation_alias=_from("ROWCAST_LOG_LEVEL", "LOG_LEVEL"))
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        for source in (env_settings, dotenv_settings):
+            assert isinstance(source, EnvSettingsSource)
+            source.env_vars = {name: _with_unit(name, value) for name, value in source.env_vars.items()}
+        return init_settings, env_settings, dotenv_settings, file_secret_settings
 
     @field_validator("roles", mode="before")
     @classmethod
@@ -142,6 +180,10 @@ def load(**values: Any) -> Settings:
     except ValidationError as error:
         faults = [f"  {_variable(fault['loc'])} {_text(fault)}" for fault in error.errors()]
         raise SettingsError("The settings cannot be used:\n" + "\n".join(faults)) from None
+
+
+def _with_unit(name: str, value: str | None) -> str | None:
+    return f"{value}ms" if name.upper() in _IN_MILLISECONDS and value and value.strip().isdigit() else value
 
 
 def _variable(location: tuple[int | str, ...]) -> str:

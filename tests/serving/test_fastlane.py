@@ -16,6 +16,7 @@ from websockets.exceptions import ConnectionClosed
 from rowcast.hub import lanes
 from rowcast.protocol.frames import close_frame, text_frame
 from rowcast.serving import fastlane
+from rowcast.serving.fastlane import FastLane
 from rowcast.serving.server import bound_port
 from rowcast.session.connection import SUBSCRIBED, Limits
 from support.serving import PATIENCE, Running, running, serving
@@ -64,11 +65,11 @@ class Raw:
         head = await self.reader.readuntil(b"\r\n\r\n")
         assert head.startswith(b"HTTP/1.1 101")
 
-    def send(self, opcode: int, payload: bytes) -> None:
+    def send(self, opcode: int, payload: bytes, *, fin: bool = True) -> None:
         size = (
             bytes([0x80 | len(payload)]) if len(payload) < 126 else b"\xfe" + len(payload).to_bytes(2, "big")
         )
-        self.writer.write(bytes([0x80 | opcode]) + size + bytes(4) + payload)
+        self.writer.write(bytes([0x80 * fin | opcode]) + size + bytes(4) + payload)
 
     def join(self) -> None:
         self.send(1, json.dumps(["1", "1", TOPIC, "phx_join", JOIN]).encode())
@@ -241,6 +242,62 @@ async def test_refusals_that_wait_are_bounded(start: Start) -> None:
     assert ended.value.rcvd.code == 1008
 
 
+async def test_refusals_that_wait_are_bounded_in_bytes_too(start: Start) -> None:
+    limits = Limits(refusal_delay=1000.0, topic_size=50_000)
+    running = await start(limits=limits, lane_limit=100_000)
+    async with connect(running.url) as client:
+        for number in range(4):
+            topic = f"realtime:{number}{'x' * 40_000}"
+            await client.send(json.dumps(["1", "1", topic, "phx_join", {"config": 5}]))
+        with pytest.raises(ConnectionClosed) as ended:
+            await asyncio.wait_for(client.recv(), PATIENCE)
+    assert ended.value.rcvd is not None
+    assert ended.value.rcvd.code == 1008
+
+
+async def test_a_message_in_fragments_is_heard_whole(
+    start: Start, raw: Callable[[Running], Awaitable[Raw]]
+) -> None:
+    client = await raw(await start())
+    heartbeat = b'[null,"9","phoenix","heartbeat",{}]'
+    for opcode, first in ((1, heartbeat[:5]), (2, b"\x03")):
+        client.send(opcode, first, fin=False)
+        for byte in heartbeat[5:-1]:
+            client.send(0, bytes([byte]), fin=False)
+            client.send(0, b"", fin=False)
+        client.send(0, heartbeat[-1:])
+    client.send(1, heartbeat)
+    answer = text_frame(b'[null,"9","phoenix","phx_reply",{"status":"ok","response":{"position":"p"}}]')
+    # What came as bytes is no heartbeat, and was not taken for one.
+    assert await asyncio.wait_for(client.reader.readexactly(2 * len(answer)), PATIENCE) == 2 * answer
+
+
+async def test_a_message_in_any_number_of_fragments_takes_no_more_than_its_size(
+    start: Start, raw: Callable[[Running], Awaitable[Raw]]
+) -> None:
+    running = await start()
+    client = await raw(running)
+    (connection,) = (one for one in running.server.server_state.connections if isinstance(one, FastLane))
+    client.send(1, b"[", fin=False)
+    for _ in range(200):
+        for _ in range(500):
+            client.send(0, b"", fin=False)
+        await client.writer.drain()
+    client.send(9, b"all read")
+    await asyncio.wait_for(client.reader.readuntil(b"all read"), PATIENCE)
+    assert connection.frames == []
+    assert connection._fragments == b"["
+
+
+async def test_a_message_whose_fragments_are_too_big_together_closes_with_1009(
+    start: Start, raw: Callable[[Running], Awaitable[Raw]]
+) -> None:
+    client = await raw(await start(max_frame=1_000))
+    client.send(1, b"x" * 500, fin=False)
+    client.send(0, b"x" * 501, fin=False)
+    assert (1009).to_bytes(2, "big") in await client.rest()
+
+
 async def test_a_silent_client_that_does_not_read_is_ended_without_spinning(
     start: Start, raw: Callable[[Running], Awaitable[Raw]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -275,6 +332,20 @@ async def test_a_client_that_leaves_while_it_waits_for_its_refusal_is_no_error(
     await client.close()
     await asyncio.wait_for(task, PATIENCE)
     assert [record.message for record in caplog.records if record.levelname == "ERROR"] == []
+
+
+async def test_a_message_that_is_too_big_closes_under_the_server_of_others_too(start: Start) -> None:
+    running = await start(limits=Limits(message_size=1_000))
+    plain = uvicorn.Server(uvicorn.Config(running.app, port=0, log_config=None, lifespan="off"))
+    async with (
+        serving(plain),
+        connect(f"ws://127.0.0.1:{bound_port(plain)}{running.path}") as client,
+    ):
+        await client.send("x" * 1_001)
+        with pytest.raises(ConnectionClosed) as ended:
+            await asyncio.wait_for(client.recv(), PATIENCE)
+        assert ended.value.rcvd is not None
+        assert ended.value.rcvd.code == 1009
 
 
 @pytest.mark.parametrize("protocol", ["websockets-sansio", "websockets"])

@@ -5,6 +5,7 @@ import pytest
 
 from rowcast.auth.tokens import Verifier
 from rowcast.model.claims import Claims, TokenError
+from rowcast.model.rates import RateWindow
 from rowcast.protocol.messages import ClientMessage, Version
 from rowcast.session.connection import Connection, Limits
 from rowcast.session.wants import Attach, Send
@@ -19,7 +20,9 @@ def test_a_time_of_hundreds_of_digits_is_no_time(name: str) -> None:
 
 
 def test_an_entrys_own_id_does_not_replace_the_one_that_changes_carry() -> None:
-    conversation = Connection(Version.V2, "t", lambda *_: Claims("anon", 1e9, {}), Limits(), 0.0)
+    conversation = Connection(
+        Version.V2, "t", lambda *_: Claims("anon", 1e9, {}), Limits(), 0.0, RateWindow(100)
+    )
     entry = {"id": 5, "event": "*", "table": "todos"}
     payload = {"config": {"postgres_changes": [entry]}}
     sent, attach = conversation.receive(ClientMessage("realtime:a", "phx_join", payload, "1", "1"), 0.0)

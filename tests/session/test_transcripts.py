@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 from rowcast.auth.tokens import Verifier, sign
+from rowcast.model.binding import binding_id
+from rowcast.model.rates import RateWindow
 from rowcast.protocol.codec import decode_binary, decode_text, encode
 from rowcast.protocol.messages import MalformedMessage, Version
 from rowcast.session.connection import Connection, Limits
@@ -16,6 +18,12 @@ from rowcast.session.wants import Attach, Send, Want
 from support.tokens import SECRET
 
 NOW = 1_000_000.0
+# A join without `config` is of the old kind: its topic is taken for a schema.
+ROOM = f'[{{"id":{binding_id({"schema": "room-a"})},"schema":"room-a"}}]'
+UNKNOWN = (
+    "Unable to subscribe to changes with given parameters. Please check Realtime is enabled for the given "
+    "connect parameters: [event: *, schema: room-a, table: *, filters: [], select: nil]"
+)
 FOREIGN = "the-secret-of-some-other-project-entirely"
 
 
@@ -31,7 +39,7 @@ class Conversation:
     def __init__(self, version: Version) -> None:
         self.version, self.now = version, NOW
         limits = Limits(refusal_delay=5.0)
-        self.connection = Connection(version, token(), Verifier(SECRET), limits, NOW)
+        self.connection = Connection(version, token(), Verifier(SECRET), limits, NOW, RateWindow(100))
         self.attaches: list[Attach] = []
         self.delays: list[float] = []
 
@@ -47,6 +55,11 @@ class Conversation:
             return []
         return self.take(self.connection.receive(message, self.now))
 
+    def refuse(self, text: str) -> list[str]:
+        """What is sent when the last subscription is refused."""
+        attach = self.attaches[-1]
+        return self.take(self.connection.attached(attach.channel, attach.attempt, (text,), False, None))
+
     def take(self, wants: list[Want]) -> list[str]:
         self.attaches += [want for want in wants if isinstance(want, Attach)]
         sends = [want for want in wants if isinstance(want, Send)]
@@ -55,14 +68,17 @@ class Conversation:
 
 
 def test_heartbeat_join_leave_and_odd_frames_under_1_0_0() -> None:
-    say = Conversation(Version.V1).say
+    conversation = Conversation(Version.V1)
+    refused = (
+        '{"ref":null,"event":"system","payload":{"message":"' + UNKNOWN + '","status":"error",'
+        '"extension":"postgres_changes","channel":"room-a"},"topic":"realtime:room-a"}'
+    )
     lines: list[tuple[str | bytes, list[str]]] = [
         ('{"topic":"phoenix","event":"heartbeat","payload":{},"ref":"1"}',
          ['{"ref":"1","event":"phx_reply","payload":{"status":"ok","response":{}},"topic":"phoenix"}']),
-        # A join without `config` is an empty one here: the old way to subscribe by topic is not offered.
         ('{"topic":"realtime:room-a","event":"phx_join","payload":{},"ref":"2","join_ref":"2"}',
-         ['{"ref":"2","event":"phx_reply","payload":{"status":"ok","response":{"postgres_changes":[]}},'
-          '"topic":"realtime:room-a"}']),
+         ['{"ref":"2","event":"phx_reply","payload":{"status":"ok","response":{"postgres_changes":' + ROOM
+          + '}},"topic":"realtime:room-a"}', refused]),
         ('{"topic":"realtime:room-a","event":"whatever","payload":{"a":1},"ref":"3","join_ref":"2"}', []),
         ('{"topic":"realtime:never","event":"broadcast","payload":{"type":"broadcast"},"ref":"4"}',
          ['{"ref":"4","event":"phx_reply","payload":{"status":"error","response":'
@@ -72,8 +88,8 @@ def test_heartbeat_join_leave_and_odd_frames_under_1_0_0() -> None:
           '{"reason":"unmatched topic"}},"topic":"room-b"}']),
         # The original sends the phx_close of the old channel too, which closes the new one of some clients.
         ('{"topic":"realtime:room-a","event":"phx_join","payload":{},"ref":"6","join_ref":"6"}',
-         ['{"ref":"6","event":"phx_reply","payload":{"status":"ok","response":{"postgres_changes":[]}},'
-          '"topic":"realtime:room-a"}']),
+         ['{"ref":"6","event":"phx_reply","payload":{"status":"ok","response":{"postgres_changes":' + ROOM
+          + '}},"topic":"realtime:room-a"}', refused]),
         ('{"topic":"realtime:room-a","event":"phx_leave","payload":{},"ref":"7","join_ref":"6"}',
          ['{"ref":"7","event":"phx_reply","payload":{"status":"ok","response":{}},"topic":"realtime:room-a"}',
           '{"ref":"6","event":"phx_close","payload":{},"topic":"realtime:room-a"}']),
@@ -84,16 +100,24 @@ def test_heartbeat_join_leave_and_odd_frames_under_1_0_0() -> None:
          ['{"ref":null,"event":"phx_reply","payload":{"status":"ok","response":{}},"topic":"phoenix"}']),
     ]  # fmt: skip
     for heard, answers in lines:
-        assert say(heard) == answers
+        said = conversation.say(heard)
+        if answers and answers[-1].endswith(refused):
+            said += conversation.refuse(UNKNOWN)
+        assert said == answers
 
 
 def test_heartbeat_join_leave_and_odd_frames_under_2_0_0() -> None:
-    say = Conversation(Version.V2).say
+    conversation = Conversation(Version.V2)
+    refused = (
+        ',null,"realtime:room-a","system",{"message":"' + UNKNOWN + '","status":"error",'
+        '"extension":"postgres_changes","channel":"room-a"}]'
+    )
     lines: list[tuple[str | bytes, list[str]]] = [
         ('[null,"1","phoenix","heartbeat",{}]',
          ['[null,"1","phoenix","phx_reply",{"status":"ok","response":{}}]']),
         ('["2","2","realtime:room-a","phx_join",{}]',
-         ['["2","2","realtime:room-a","phx_reply",{"status":"ok","response":{"postgres_changes":[]}}]']),
+         ['["2","2","realtime:room-a","phx_reply",{"status":"ok","response":{"postgres_changes":' + ROOM
+          + '}}]', '["2"' + refused]),
         ('["2","3","realtime:room-a","whatever",{"a":1}]', []),
         ('["9","4","realtime:never","broadcast",{"type":"broadcast"}]',
          ['[null,"4","realtime:never","phx_reply",'
@@ -101,8 +125,8 @@ def test_heartbeat_join_leave_and_odd_frames_under_2_0_0() -> None:
         ('["5","5","room-b","phx_join",{}]',
          ['[null,"5","room-b","phx_reply",{"status":"error","response":{"reason":"unmatched topic"}}]']),
         ('["6","6","realtime:room-a","phx_join",{}]',
-         ['["6","6","realtime:room-a","phx_reply",{"status":"ok","response":{"postgres_changes":[]}}]',
-          '["2","2","realtime:room-a","phx_close",{}]']),
+         ['["6","6","realtime:room-a","phx_reply",{"status":"ok","response":{"postgres_changes":' + ROOM
+          + '}}]', '["2","2","realtime:room-a","phx_close",{}]', '["6"' + refused]),
         # Pushes with the reference of an older join are heard; broadcasts are not offered yet.
         ('["2",null,"realtime:room-a","broadcast",{"type":"broadcast","event":"x","payload":{}}]', []),
         ('["6","7","realtime:room-a","phx_leave",{}]',
@@ -115,7 +139,10 @@ def test_heartbeat_join_leave_and_odd_frames_under_2_0_0() -> None:
          ['[null,"10","phoenix","phx_reply",{"status":"ok","response":{}}]']),
     ]  # fmt: skip
     for heard, answers in lines:
-        assert say(heard) == answers
+        said = conversation.say(heard)
+        if answers and answers[-1].endswith(refused):
+            said += conversation.refuse(UNKNOWN)
+        assert said == answers
 
 
 @pytest.mark.parametrize(
@@ -134,6 +161,8 @@ def test_heartbeat_join_leave_and_odd_frames_under_2_0_0() -> None:
          "InvalidJWTToken: Fields `role` and `exp` are required in JWT"),
         ("priv1", {"config": {"private": True}},
          "Unauthorized: You do not have permissions to read from this Channel topic: priv1"),
+        ("r11", {"config": {"broadcast": {"replay": {"since": 0, "limit": 5}}}},
+         "UnableToReplayMessages: Replay is not allowed for public channels"),
         # These two are worded anew: the original shows its own source's words.
         ("r7", [1, 2], "UnknownErrorOnChannel: expected the payload of the join to be an object"),
         ("r8", {"config": "x"}, "UnknownErrorOnChannel: expected `config` to be an object"),
@@ -226,6 +255,41 @@ def test_a_refreshed_token_is_answered_only_when_it_ends_the_channel(
         '{"ref":"1","event":"phx_close","payload":{},"topic":"realtime:tk"}',
     ]
     assert answers == ([] if text is None else ended)
+
+
+def test_a_refreshed_token_has_the_subscription_made_anew() -> None:
+    conversation = Conversation(Version.V2)
+    conversation.say(
+        '["1","1","realtime:tk","phx_join",{"config":{"postgres_changes":[{"event":"*","table":"a"}]}}]'
+    )
+    payload = json.dumps({"access_token": token(role="authenticated")})
+    told = []
+    for frame in (None, f'["1","2","realtime:tk","access_token",{payload}]'):
+        assert frame is None or conversation.say(frame) == []
+        attach = conversation.attaches[-1]
+        wants = conversation.connection.attached(attach.channel, attach.attempt, (), True, "p")
+        told.append((attach.claims.role, *conversation.take(wants)))
+    subscribed = (
+        '["1",null,"realtime:tk","system",{"message":"Subscribed to PostgreSQL","status":"ok",'
+        '"extension":"postgres_changes","channel":"tk","position":"p"}]'
+    )
+    assert told == [("anon", subscribed), ("authenticated", subscribed)]
+
+
+def test_a_channel_too_many_is_refused_late() -> None:
+    conversation = Conversation(Version.V1)
+    for number in range(100):
+        conversation.say(
+            f'{{"topic":"realtime:ch{number}","event":"phx_join","payload":{{"config":{{}}}},"ref":"{number}"}}'
+        )
+    answers = conversation.say(
+        '{"topic":"realtime:ch100","event":"phx_join","payload":{"config":{}},"ref":"100"}'
+    )
+    assert answers == [
+        '{"ref":"100","event":"phx_reply","payload":{"status":"error","response":{"reason":'
+        '"ChannelRateLimitReached: Too many channels"}},"topic":"realtime:ch100"}'
+    ]
+    assert conversation.delays == [5.0]
 
 
 def test_a_token_that_expires_while_joined() -> None:

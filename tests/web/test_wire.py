@@ -135,6 +135,26 @@ async def test_a_change_that_matches_several_entries_comes_once_with_all_their_i
         assert (await socket.hear())["payload"]["ids"] == [ids[0], ids[1], ids[3]]
 
 
+@pytest.mark.parametrize("version", ["1.0.0", "2.0.0"])
+async def test_a_channel_that_joined_the_old_way_hears_operations_as_events(
+    notes: Notes, version: str
+) -> None:
+    server, database = notes
+    topic = "realtime:public:notes"
+    async with opened(server, version=version) as socket:
+        await socket.say(topic, "phx_join", {"user_token": server.token()})
+        (entry,) = (await socket.hear())["payload"]["response"]["postgres_changes"]
+        assert list(entry) == ["id", "schema", "table"]
+        assert (await socket.hear())["payload"]["message"] == SUBSCRIBED
+        await database.execute("insert into notes values (1, 'a')")
+        await database.execute("delete from notes")
+        inserted, deleted = await socket.hear(), await socket.hear()
+    assert [heard["event"] for heard in (inserted, deleted)] == ["INSERT", "DELETE"]
+    assert (inserted["topic"], inserted["ref"], inserted.get("join_ref")) == (topic, None, None)
+    assert inserted["payload"]["record"] == {"id": 1, "body": "a"}
+    assert "ids" not in inserted["payload"]
+
+
 @pytest.mark.parametrize(
     ("table", "role", "text"),
     [

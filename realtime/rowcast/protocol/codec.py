@@ -4,13 +4,15 @@ from typing import Any, Final
 
 import msgspec
 
-from rowcast.protocol.messages import ClientMessage, MalformedMessage, ServerMessage, Version
+from rowcast.protocol.messages import ClientMessage, MalformedMessage, Ref, ServerMessage, Version
 
 _decode: Final = msgspec.json.Decoder().decode
 _encode: Final = msgspec.json.Encoder().encode
 _V2_SLOTS: Final = 5
 _USER_BROADCAST_PUSH: Final = 3
 _PUSH_HEADER: Final = 7
+#: As many bytes as a binary frame can hold. References are kept, and sent back.
+_MAX_REF: Final = 255
 
 
 def decode_text(text: str | bytes, version: Version) -> ClientMessage:
@@ -66,7 +68,12 @@ def encode(message: ServerMessage, version: Version) -> bytes:
 def _message(join_ref: Any, ref: Any, topic: Any, event: Any, payload: Any) -> ClientMessage:
     if not isinstance(topic, str) or not isinstance(event, str):
         raise MalformedMessage("topic and event must be strings")
-    for value in (ref, join_ref):
-        if isinstance(value, bool) or not (value is None or isinstance(value, str | int)):
-            raise MalformedMessage("a reference must be a string")
-    return ClientMessage(topic, event, payload, ref, join_ref)
+    return ClientMessage(topic, event, payload, _ref(ref), _ref(join_ref))
+
+
+def _ref(value: Any) -> Ref:
+    if isinstance(value, bool) or not (value is None or isinstance(value, str | int)):
+        raise MalformedMessage("a reference must be a string")
+    if value is not None and len(str(value).encode()) > _MAX_REF:
+        raise MalformedMessage("a reference is too long")
+    return value

@@ -1,43 +1,104 @@
-"""The payload of ``phx_join``, read leniently: a bad field falls back to its default, as clients expect."""
+"""The payload of ``phx_join``, read leniently: a bad field falls back to its default, as clients expect.
 
+A payload without ``config`` is a join of the old kind: its topic is what it subscribes to.
+"""
+
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+import msgspec
+
 #: An entry is flat but for lists. The limit keeps its echo well within what can be encoded.
 _MAX_NESTING: Final = 32
+_MAX_REPLAY: Final = 25
+_LEGACY_PARTS: Final = ("schema", "table", "filter")
+
+_encode: Final = msgspec.json.Encoder().encode
 
 
 class JoinError(ValueError):
-    """A join that is refused for its payload. The text is the reason of the reply."""
+    """A join that is refused. The text is the reason of the reply."""
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """What a join asks to have sent again: at most ``limit`` broadcasts (1 to 25) since ``since``.
+
+    ``since`` is in milliseconds since the Unix epoch, and None where what was asked for is not valid.
+    """
+
+    since: int | None
+    limit: int
+
+
+@dataclass(frozen=True, slots=True)
+class BroadcastOptions:
+    """``config.broadcast``: whether a client hears itself, and is answered; what it missed and wants."""
+
+    echo: bool = False
+    ack: bool = False
+    replication_ready: bool = False
+    replay: Replay | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PresenceOptions:
+    """``config.presence``. ``key`` is None when the server is to choose one."""
+
+    enabled: bool = False
+    key: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class JoinPayload:
-    """What a join asks for. ``token`` is None when the connection's own is to be used."""
+    """What a join asks for. ``token`` is None when the connection's own is to be used.
+
+    ``entries`` are the client's own objects, to be echoed; ``size`` is that of their JSON in bytes.
+    ``legacy`` is a join of the old kind: its one entry comes from the topic.
+    """
 
     private: bool
     token: str | None
     entries: tuple[dict[str, Any], ...]
+    size: int
+    broadcast: BroadcastOptions = BroadcastOptions()
+    presence: PresenceOptions = PresenceOptions()
+    legacy: bool = False
 
 
-def parse_join(payload: Any) -> JoinPayload:
-    """Read the payload of a join. Raises JoinError when it, or its ``config``, is not an object, or an entry
-    is nested too deeply."""
+def parse_join(payload: Any, name: str) -> JoinPayload:
+    """Read the payload of a join. ``name`` is its topic without the prefix.
+
+    Raises JoinError when it, or its ``config``, is not an object, or an entry is nested too deeply.
+    """
     if not isinstance(payload, dict):
         raise JoinError("UnknownErrorOnChannel: expected the payload of the join to be an object")
-    config = payload.get("config", {})
-    if not isinstance(config, dict):
+    legacy = "config" not in payload
+    config = payload.get("config")
+    if not isinstance(config, dict | None):
         raise JoinError("UnknownErrorOnChannel: expected `config` to be an object")
+    config = config or {}
+    entries = (_legacy_entry(name),) if legacy else _entries(config.get("postgres_changes"))
     return JoinPayload(
         private=_flag(config.get("private")),
         token=_token(payload),
-        entries=_entries(config.get("postgres_changes")),
+        entries=entries,
+        size=len(_encode(entries)),
+        broadcast=_broadcast(_object(config.get("broadcast"))),
+        presence=_presence(_object(config.get("presence"))),
+        legacy=legacy,
     )
 
 
 def usable_token(value: Any) -> str | None:
     """A token that stands for somebody: a string that is no opaque ``sb_`` key."""
     return value if isinstance(value, str) and not value.startswith("sb_") else None
+
+
+def _legacy_entry(name: str) -> dict[str, Any]:
+    """``<schema>[:<table>[:<filter>]]`` as an entry. A filter may hold colons."""
+    return dict(zip(_LEGACY_PARTS, name.split(":", 2), strict=False))
 
 
 def _entries(value: Any) -> tuple[dict[str, Any], ...]:
@@ -58,11 +119,50 @@ def _within(value: Any, levels: int) -> bool:
     return levels > 0 and all(_within(inner, levels - 1) for inner in value)
 
 
-def _token(payload: dict[str, Any]) -> str | None:
+def _token(payload: Mapping[str, Any]) -> str | None:
     for name in ("user_token", "access_token"):
         if isinstance(payload.get(name), str):
             return usable_token(payload[name])
     return None
+
+
+def _broadcast(options: Mapping[str, Any]) -> BroadcastOptions:
+    return BroadcastOptions(
+        echo=_flag(options.get("self")),
+        ack=_flag(options.get("ack")),
+        replication_ready=_flag(options.get("replication_ready")),
+        replay=_replay(options.get("replay")),
+    )
+
+
+def _replay(value: Any) -> Replay | None:
+    if value is None:
+        return None
+    options = _object(value)
+    since, limit = options.get("since"), options.get("limit")
+    limit = _MAX_REPLAY if limit is None else limit
+    if not (_is_integer(since) and _is_integer(limit)):
+        return Replay(None, _MAX_REPLAY)
+    return Replay(since, min(max(limit, 1), _MAX_REPLAY))
+
+
+def _presence(options: Mapping[str, Any]) -> PresenceOptions:
+    return PresenceOptions(enabled=_flag(options.get("enabled")), key=_key(options.get("key")))
+
+
+def _key(value: Any) -> str | None:
+    """Any scalar can be a key; one that is not a string is its JSON."""
+    if isinstance(value, str):
+        return value or None
+    return _encode(value).decode() if isinstance(value, int | float) else None
+
+
+def _object(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _flag(value: Any) -> bool:

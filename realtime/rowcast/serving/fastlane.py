@@ -13,6 +13,7 @@ from websockets.frames import Frame
 from websockets.http11 import Request
 
 from rowcast.hub.lanes import LOW_MARK, SERVICE_RESTART, Lane
+from rowcast.serving.entrance import TOO_LARGE
 
 FAST_LANE = "rowcast.fastlane"
 _CLOSE_SECONDS = 5.0
@@ -22,6 +23,7 @@ class FastLane(WebSocketsSansIOProtocol):
     """A connection whose lane writes to the transport."""
 
     lane: Lane | None = None
+    _fragments: bytearray
     _pong_limit = LOW_MARK
 
     def open_lane(self, limit: int) -> Lane:
@@ -63,6 +65,35 @@ class FastLane(WebSocketsSansIOProtocol):
         super().handle_connect(event)
         if not self.close_sent:
             cast(dict[str, Any], self.scope["extensions"])[FAST_LANE] = self
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if not self.handshake_initiated and self.conn.handshake_exc is not None and not self.close_sent:
+            # The library would neither answer nor close.
+            self.close_sent = self.handshake_complete = True
+            self.transport.write(TOO_LARGE)
+            self.transport.close()
+
+    def handle_text(self, event: Frame) -> None:
+        super().handle_text(event)
+        self._keep_fragment(event)
+
+    def handle_bytes(self, event: Frame) -> None:
+        super().handle_bytes(event)
+        self._keep_fragment(event)
+
+    def handle_cont(self, event: Frame) -> None:
+        # The library keeps an object for each fragment, and fragments may be empty: there would be no end.
+        self._fragments += event.data
+        if event.fin:
+            self.frames = [bytes(self._fragments)]
+            self._fragments = bytearray()
+            self.send_receive_event_to_app()
+
+    def _keep_fragment(self, event: Frame) -> None:
+        if not event.fin:
+            self._fragments = bytearray(event.data)
+            self.frames = []
 
     def resume_writing(self) -> None:
         super().resume_writing()

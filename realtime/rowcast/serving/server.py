@@ -8,6 +8,7 @@ from typing import Final
 import uvicorn
 from starlette.types import ASGIApp
 
+from rowcast.serving.entrance import entrance
 from rowcast.serving.fastlane import FastLane
 
 _DRAIN_SECONDS: Final = 10
@@ -24,14 +25,26 @@ class _NoAddresses(logging.Filter):
 
 
 def make_server(
-    app: ASGIApp, *, host: str, port: int, max_frame: int, log_level: str, lifespan: str = "on"
+    app: ASGIApp,
+    *,
+    host: str,
+    port: int,
+    max_frame: int,
+    log_level: str,
+    handshake_timeout: float = 10.0,
+    lifespan: str = "on",
 ) -> uvicorn.Server:
-    """A server, ready to ``serve``. ``max_frame`` in bytes bounds a client's message."""
+    """A server, ready to ``serve``.
+
+    ``max_frame`` in bytes bounds a client's message, ``handshake_timeout`` in seconds how long the header of
+    a request may take.
+    """
     logging.getLogger("uvicorn.error").addFilter(_NoAddresses())
     config = uvicorn.Config(
         app,
         host=host,
         port=port,
+        http=entrance(handshake_timeout),
         ws=FastLane,
         ws_max_size=max_frame,
         # A compressed frame could not be shared.

@@ -3,6 +3,8 @@
     event            what is sent                                             then
     join             reply ok; later a `system` message for its bindings      joined
     join refused     reply error                                              (no channel)
+    a join too many  reply error                                              the connection is closed
+    for the server
     leave            reply ok, phx_close                                      gone
     join again       reply of the new join, phx_close of the old (not 1.0.0)  the new one
     token expired,   `system` error, phx_close                                gone
@@ -24,7 +26,10 @@ PREFIX = "realtime:"
 
 @dataclass(slots=True)
 class Channel:
-    """State of a joined channel. ``key`` is unique in its connection; ``join_ref`` is that of its join."""
+    """State of a joined channel. ``key`` is unique in its connection; ``join_ref`` is that of its join.
+
+    ``size`` is that of its entries, in bytes; ``legacy`` a channel that joined the old way.
+    """
 
     key: int
     topic: str
@@ -32,6 +37,8 @@ class Channel:
     claims: Claims
     token: str
     bindings: Sequence[Binding]
+    size: int = 0
+    legacy: bool = False
     attempt: int = 0
     attached: bool = False
 

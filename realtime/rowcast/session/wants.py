@@ -21,6 +21,7 @@ class Attach:
     """Subscribe a channel's bindings, and report by ``Connection.attached``.
 
     ``channel`` tells one life of a channel from the next. A channel that was attached is attached anew.
+    ``legacy`` is a channel that joined the old way: the operation of a change is its event.
     """
 
     channel: int
@@ -28,6 +29,7 @@ class Attach:
     bindings: Sequence[Binding]
     claims: Claims
     attempt: int
+    legacy: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +41,11 @@ class Detach:
 
 @dataclass(frozen=True, slots=True)
 class Close:
-    """Close the connection."""
+    """Close the connection, after ``delay`` seconds."""
 
     code: int
     reason: str = ""
+    delay: float = 0.0
 
 
 Want = Send | Attach | Detach | Close

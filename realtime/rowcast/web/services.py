@@ -2,9 +2,10 @@
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from rowcast.hub.feed import Feed
+from rowcast.model.rates import RateWindow
 from rowcast.session.connection import Limits, Verify
 
 
@@ -12,7 +13,8 @@ from rowcast.session.connection import Limits, Verify
 class Services:
     """The parts that requests use. ``faults`` says why the server is not ready; empty when it is.
 
-    ``lane_limit`` in bytes, ``handshake_delay`` (of a refused handshake) in seconds; ``clock`` is Unix time.
+    ``lane_limit`` in bytes, ``handshake_delay`` (of a refused handshake) in seconds; ``joins`` is how often
+    all clients together may join; ``clock`` is Unix time.
     """
 
     feed: Feed
@@ -21,4 +23,5 @@ class Services:
     lane_limit: int
     handshake_delay: float
     faults: Callable[[], Mapping[str, str]]
+    joins: RateWindow = field(default_factory=lambda: RateWindow(100))
     clock: Callable[[], float] = time.time

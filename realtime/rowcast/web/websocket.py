@@ -4,8 +4,9 @@ The loop never waits for anything but the next frame: what takes time runs besid
 """
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 
 import structlog
 from starlette.requests import HTTPConnection
@@ -18,15 +19,14 @@ from rowcast.model.claims import TokenError
 from rowcast.protocol.codec import decode_binary, decode_text, encode
 from rowcast.protocol.frames import text_frame
 from rowcast.protocol.messages import MalformedMessage, ServerMessage, Version
-from rowcast.session.connection import Connection
+from rowcast.session.connection import TOO_MANY_JOINS, Connection
 from rowcast.session.wants import Attach, Close, Detach, Send, Want
 from rowcast.web.fallback import AsgiSink
 from rowcast.web.services import Services
 
 FAST_LANE = "rowcast.fastlane"
-#: Refusals are sent late on purpose. So many may wait, and then the client is closed.
-_MAX_DELAYED = 1_000
 _POLICY = 1008
+_TOO_BIG = 1009
 #: uvloop counts in milliseconds, and calls at once what is due within half of one.
 _SHORTEST_TIMER = 0.001
 _JSON_UTF8 = "application/json; charset=utf-8"
@@ -42,14 +42,11 @@ async def endpoint(websocket: WebSocket) -> None:
         await _refuse(websocket, Response(status_code=403))
         return
     token = _api_key(websocket)
-    try:
-        if not token:
-            raise TokenError("MissingAPIKey", "API key is missing")
-        services.verify(token, services.clock())
-    except TokenError as error:
+    fault = _fault(services, token)
+    if fault is not None:
         await asyncio.sleep(services.handshake_delay)
-        refusal = JSONResponse({"error": error.handshake}, status_code=401, media_type=_JSON_UTF8)
-        await _refuse(websocket, refusal)
+        status, text = fault
+        await _refuse(websocket, JSONResponse({"error": text}, status_code=status, media_type=_JSON_UTF8))
         return
     await websocket.accept()
     fast = websocket.scope.get("extensions", {}).get(FAST_LANE)
@@ -70,6 +67,18 @@ async def endpoint(websocket: WebSocket) -> None:
         raise conversed
 
 
+def _fault(services: Services, token: str) -> tuple[int, str] | None:
+    """Why a handshake is refused, as status and text, in the original's order."""
+    now = services.clock()
+    if not token:
+        return 401, "API key is missing"
+    try:
+        services.verify(token, now)
+    except TokenError as error:
+        return 401, error.handshake
+    return (429, TOO_MANY_JOINS) if services.joins.reached(now) else None
+
+
 async def _refuse(websocket: WebSocket, response: Response) -> None:
     if "websocket.http.response" in websocket.scope.get("extensions", {}):
         await websocket.send_denial_response(response)
@@ -77,8 +86,8 @@ async def _refuse(websocket: WebSocket, response: Response) -> None:
         await websocket.close()  # which such a server answers with 403
 
 
-def _api_key(connection: HTTPConnection) -> str | None:
-    return connection.headers.get("x-api-key") or connection.query_params.get("apikey")
+def _api_key(connection: HTTPConnection) -> str:
+    return connection.headers.get("x-api-key") or connection.query_params.get("apikey") or ""
 
 
 @dataclass(slots=True)
@@ -92,10 +101,13 @@ class _Conversation:
         self, services: Services, websocket: WebSocket, version: Version, token: str, lane: Lane
     ) -> None:
         self._services, self._websocket, self._version, self._lane = services, websocket, version, lane
-        self._session = Connection(version, token, services.verify, services.limits, services.clock())
+        self._session = Connection(
+            version, token, services.verify, services.limits, services.clock(), services.joins
+        )
         self._subscriptions: dict[int, _Subscription] = {}
         self._loop = asyncio.get_running_loop()
         self._timers: set[asyncio.TimerHandle] = set()
+        self._delayed = 0
         self._tick: asyncio.TimerHandle | None = None
         self._tick_at = 0.0
 
@@ -119,6 +131,12 @@ class _Conversation:
             self._lane.end()
 
     def _take(self, text: str | None, data: bytes | None) -> None:
+        if self._lane.closing:
+            return
+        # Our own server refuses such a message before it is whole. Others have limits of their own.
+        if len(text or data or b"") > self._services.limits.message_size:
+            self._lane.close(_TOO_BIG, "the message is too big")
+            return
         now = self._services.clock()
         try:
             message = (
@@ -139,35 +157,54 @@ class _Conversation:
         for want in wants:
             match want:
                 case Send(message, 0.0):
-                    self._send(message)
+                    self._lane.push(self._frame(message))
                 case Send(message, delay):
-                    self._later(delay, message)
+                    self._send_later(delay, self._frame(message))
                 case Attach():
                     self._attach(want)
                 case Detach(channel):
                     self._detach(channel)
-                case Close(code, reason):
+                case Close(code, reason, 0.0):
                     self._lane.close(code, reason)
+                case Close(code, reason, delay):
+                    self._later(delay, partial(self._lane.close, code, reason))
 
-    def _send(self, message: ServerMessage) -> None:
-        self._lane.push(text_frame(encode(message, self._version)))
+    def _frame(self, message: ServerMessage) -> bytes:
+        return text_frame(encode(message, self._version))
 
-    def _later(self, delay: float, message: ServerMessage) -> None:
-        if len(self._timers) >= _MAX_DELAYED:
+    def _send_later(self, delay: float, frame: bytes) -> None:
+        """Refusals are sent late on purpose. Only so many may wait, of so many bytes."""
+        limits, waiting = self._services.limits, self._delayed + len(frame)
+        if len(self._timers) >= limits.refusals or (self._timers and waiting > self._services.lane_limit):
             self._lane.close(_POLICY, "too many refused joins: wait for their replies")
             return
+        self._delayed = waiting
 
         def send() -> None:
-            self._timers.discard(timer)
-            self._send(message)
+            self._delayed -= len(frame)
+            self._lane.push(frame)
 
-        timer = self._loop.call_later(delay, send)
+        self._later(delay, send)
+
+    def _later(self, delay: float, do: Callable[[], None]) -> None:
+        def run() -> None:
+            self._timers.discard(timer)
+            do()
+
+        timer = self._loop.call_later(delay, run)
         self._timers.add(timer)
 
     def _attach(self, want: Attach) -> None:
         present = self._subscriptions.get(want.channel)
         if present is None:
-            subscriber = Subscriber(want.topic, self._version, self._lane, lambda: self._lost(want.channel))
+            subscriber = Subscriber(
+                topic=want.topic,
+                version=self._version,
+                lane=self._lane,
+                lost=lambda: self._lost(want.channel),
+                legacy=want.legacy,
+                told=lambda status, text: self._do(self._session.told(want.channel, status, text)),
+            )
         else:
             # An attempt that was overtaken must not attach with what it knew.
             present.work.cancel()
@@ -197,7 +234,7 @@ class _Conversation:
             self._services.feed.unsubscribe(subscription.subscriber)
 
     def _lost(self, channel: int) -> None:
-        self._do(self._session.lost(channel))
+        self._do(self._session.lost(channel, self._services.clock()))
 
     def _arm(self) -> None:
         """Have ``tick`` called at the session's deadline, if that is earlier than what stands."""
