@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from rowcast.model.filter import (
     MAX_CONDITIONS,
+    MAX_LENGTH,
     MAX_NESTING,
     MAX_STEPS,
     Condition,
@@ -356,3 +357,10 @@ def test_any_text_is_a_filter_that_can_be_written_or_is_refused(text: str) -> No
         return
     if found is not None:
         assert parse_filter(write_filter(found)) == found
+
+
+def test_a_filter_has_a_bounded_length() -> None:
+    fits = "a=eq." + "x" * (MAX_LENGTH - 5)
+    assert parse_filter(fits) == Condition("a", (), Op.EQ, fits[5:], False)
+    with pytest.raises(FilterError, match="may have 16384 characters, and has 16385"):
+        parse_filter(fits + "x")
