@@ -2,7 +2,7 @@
 
 import inspect
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypedDict
 
@@ -14,13 +14,17 @@ Event = Literal["*", "INSERT", "UPDATE", "DELETE"]
 
 
 class PostgresFilter(TypedDict, total=False):
-    """Which changes to hear of, in the words of the wire."""
+    """Which changes to hear of, in the words of the wire.
+
+    ``filter`` is what a row must pass: ``done=eq.false``, several joined by commas. ``select`` names the
+    columns wanted; the primary key comes with them.
+    """
 
     event: str
     schema: str
     table: str
     filter: str
-    select: list[str]
+    select: Sequence[str]
 
 
 class SystemMessage(TypedDict, total=False):
@@ -96,7 +100,7 @@ def describe(callback: Callable[..., object], fault: BaseException) -> str:
 
 
 def binding_of(filter_: Any) -> dict[str, Any]:
-    """The entry of the join that asks for these changes. Raises UsageError for a key or event unknown."""
+    """The entry of the join that asks for these changes. Raises UsageError for what can mean nothing."""
     if not isinstance(filter_, dict):
         raise UsageError("postgres_changes takes a dict such as {'event': '*', 'table': 'todos'}")
     if unknown := filter_.keys() - PostgresFilter.__annotations__.keys():
@@ -110,4 +114,18 @@ def binding_of(filter_: Any) -> dict[str, Any]:
         raise UsageError(f"event must be one of {', '.join(_EVENTS)}")
     if not binding.keys() & {"schema", "table"}:
         raise UsageError("postgres_changes needs a schema or a table")
+    if "table" in binding:
+        # The same without a filter; with one, the server takes no table without a schema.
+        binding.setdefault("schema", "public")
+    if not isinstance(binding.get("filter", ""), str):
+        raise UsageError("filter must be a text such as 'done=eq.false'")
+    if "select" in binding:
+        binding["select"] = _columns(binding["select"])
     return binding
+
+
+def _columns(select: Any) -> list[str]:
+    # A text is a sequence of texts, too: each letter would be taken for a column.
+    if not isinstance(select, list | tuple) or not all(isinstance(column, str) for column in select):
+        raise UsageError("select must be a list of column names")
+    return list(select)

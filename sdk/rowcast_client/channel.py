@@ -6,7 +6,7 @@ something to call. They may await anything of this package.
 
 import asyncio
 import contextvars
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Self, overload
 
@@ -88,6 +88,7 @@ class Channel:
         schema: str = "public",
         table: str | None = None,
         filter: str | None = None,
+        select: Sequence[str] | None = None,
     ) -> Self: ...
     @overload
     def on(self, type: Literal["system"], callback: SystemCallback, /) -> Self: ...
@@ -96,7 +97,11 @@ class Channel:
         self, type: Literal["system"], filter: Mapping[str, object], callback: SystemCallback, /
     ) -> Self: ...
     def on(self, type: str, *arguments: Any, **words: Any) -> Self:
-        """Call ``callback`` for what is described: row changes, or the server's ``system`` messages."""
+        """Call ``callback`` for what is described: row changes, or the server's ``system`` messages.
+
+        ``filter`` is what a row must pass (``"done=eq.false,owner=in.(1,2)"``; the old row on DELETE, else
+        the new one), ``select`` a list of the columns wanted. The server refuses what does not fit the table.
+        """
         callback = arguments[-1] if arguments else None
         if len(arguments) > 2 or (words and (len(arguments) > 1 or type == "system")):
             raise UsageError("on() takes one callback, and either a dict or keywords before it")
@@ -113,9 +118,9 @@ class Channel:
         """Join, and stay joined until ``unsubscribe``. A channel that is subscribed already stays as it is.
 
         Returns the channel at once. ``await channel.subscribe()`` waits until it is SUBSCRIBED, and raises
-        when the server refuses it or ``timeout`` seconds are over (the channel goes on trying all the same);
-        it waits through connections that fail for a while. ``on_status`` is called with ``(status)`` or
-        ``(status, error)``, whichever it takes.
+        when the server refuses it, or a part of it, or ``timeout`` seconds are over (the channel goes on
+        trying all the same, or with the other parts); it waits through connections that fail for a while.
+        ``on_status`` is called with ``(status)`` or ``(status, error)``, whichever it takes.
         """
         if on_status is not None:
             self._on_status = status_callback(on_status)

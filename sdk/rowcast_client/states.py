@@ -31,7 +31,11 @@ class ChannelState(StrEnum):
 
 
 class SubscribeStatus(StrEnum):
-    """What ``on_status`` is told. After the middle two the client tries again by itself."""
+    """What ``on_status`` is told. After the middle two the client tries again by itself.
+
+    CHANNEL_ERROR comes also when one of a channel's subscriptions was refused, or went away with its table;
+    the others go on. SUBSCRIBED follows when they do, and when the table is back.
+    """
 
     SUBSCRIBED = "SUBSCRIBED"
     CHANNEL_ERROR = "CHANNEL_ERROR"

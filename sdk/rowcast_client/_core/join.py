@@ -7,12 +7,15 @@
     AUTHORIZING  --token-->               JOINING       sends phx_join
     JOINING      --reply ok-->            CONFIRMING    or SUBSCRIBED, when nothing of Postgres was asked for
     CONFIRMING   --system ok-->           SUBSCRIBED
+    CONFIRMING   --system error-->        WAITING       if no binding is left; told CHANNEL_ERROR
+    SUBSCRIBED   --system error-->        SUBSCRIBED    told CHANNEL_ERROR; SUBSCRIBED at the next ok
     any of these --refused, silent, ended, socket gone--> WAITING   told CHANNEL_ERROR or TIMED_OUT
     any          --leave-->               LEAVING       sends phx_leave; IDLE at once when nothing was joined
     LEAVING      --reply, phx_close, silence, socket gone--> IDLE   (WAITING, if subscribed again meanwhile)
 
 Rules: one join in flight at most; a frame that carries another join's ref is not ours; a failed join is tried
-again for ever, each time with a fresh token; a socket that went away costs the channel no waiting of its own.
+again for ever, each time with a fresh token; a socket that went away costs the channel no waiting of its own;
+a binding that the server refuses, or gives up for a while, takes no other with it.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -31,6 +34,8 @@ Binding = dict[str, Any]
 
 _AUTH_CODES = frozenset({"InvalidJWTToken", "MalformedJWT", "JwtSignatureError", "Unauthorized"})
 _ECHOED = ("event", "schema", "table", "filter")
+_OTHERS = "mend it or leave it out; the channel's other subscriptions go on"
+_STAYS = "the channel stays joined, and is SUBSCRIBED again when the server says so"
 
 
 class Phase(Enum):
@@ -77,6 +82,7 @@ class Join:
         self._leave_ref: str | None = None
         self._again = self._failing = False
         self._reason: str | None = None
+        self._refusals: list[JoinError] = []
 
     @property
     def state(self) -> ChannelState:
@@ -133,6 +139,9 @@ class Join:
             yield from self.online(now)
         elif self.phase is Phase.LEAVING:
             yield from self._ended(now)
+        elif self._refusals and self.phase is Phase.CONFIRMING:
+            # Supabase's server refuses all bindings of a join at once, and says no more.
+            yield from self._failed(SubscribeStatus.CHANNEL_ERROR, self._refusals[-1], now)
         else:
             waited = f"the server did not confirm the channel within {self._timing.join_timeout:g} s"
             error = TimedOut(waited, code="JoinTimedOut", hint="it is tried again; the server may be busy")
@@ -200,7 +209,7 @@ class Join:
             error = ProtocolError("the server's subscriptions are not those that were asked for")
             yield from self._failed(SubscribeStatus.CHANNEL_ERROR, error, now)
             return
-        self._indices = indices
+        self._indices, self._refusals = indices, []
         self._move(Phase.CONFIRMING, now + self._timing.join_timeout)
 
     def _system(self, frame: Frame, now: float) -> Iterator[Want]:
@@ -210,12 +219,28 @@ class Join:
         if payload.get("extension") != "postgres_changes":
             # An error here is the reason of the phx_close that follows it.
             self._reason = self._reason if ok else message
-        elif ok and self.phase is Phase.CONFIRMING:
+        elif ok and (self.phase is Phase.CONFIRMING or (self.phase is Phase.SUBSCRIBED and self._failing)):
             position = payload.get("position")
             yield from self._subscribed(position if isinstance(position, str) else None, now)
-        elif not ok and self.phase in (Phase.CONFIRMING, Phase.SUBSCRIBED):
-            error = JoinError(message, code="SubscriptionRefused", hint="it is tried again")
+        elif not ok and self.phase is Phase.CONFIRMING:
+            yield from self._refused(message, now)
+        elif not ok and self.phase is Phase.SUBSCRIBED:
+            yield from self._degraded(JoinError(message, code="SubscriptionLost", hint=_STAYS))
+
+    def _refused(self, message: str, now: float) -> Iterator[Want]:
+        last = len(self._refusals) + 1 == len(self.bindings)
+        error = JoinError(message, code="SubscriptionRefused", hint="it is tried again" if last else _OTHERS)
+        self._refusals.append(error)
+        if last:
             yield from self._failed(SubscribeStatus.CHANNEL_ERROR, error, now)
+        else:
+            yield from self._degraded(error)
+
+    def _degraded(self, error: JoinError) -> Iterator[Want]:
+        """Something of the channel does not work; the channel stays."""
+        self._failing = True
+        yield Report(error)
+        yield Notify(self.topic, SubscribeStatus.CHANNEL_ERROR, error)
 
     def _ended_by_server(self, event: str, now: float) -> Iterator[Want]:
         if self.phase is Phase.LEAVING:
@@ -228,9 +253,10 @@ class Join:
             yield from self._failed(SubscribeStatus.CHANNEL_ERROR, error, now)
 
     def _subscribed(self, position: str | None, now: float) -> Iterator[Want]:
+        if self.phase is not Phase.SUBSCRIBED:
+            self._backoff.worked(now)
         self._move(Phase.SUBSCRIBED, None)
         self._failing = False
-        self._backoff.worked(now)
         yield Notify(self.topic, SubscribeStatus.SUBSCRIBED, position=position)
 
     def _failed(self, status: SubscribeStatus, error: RowcastError, now: float) -> Iterator[Want]:
