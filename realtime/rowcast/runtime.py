@@ -55,7 +55,13 @@ async def running(settings: Settings) -> AsyncIterator[Runtime]:
         pool=pool,
         subscriptions=subscriptions,
         rights=Access(settings.roles),
-        retention=Retention(age=settings.retention, size=settings.retention_size, lease=settings.lease),
+        retention=Retention(
+            age=settings.retention,
+            size=settings.retention_size,
+            lease=settings.lease,
+            unlogged=settings.unlogged_outbox,
+        ),
+        filter_timeout=settings.filter_timeout,
     )
     services = Services(
         feed=stream,

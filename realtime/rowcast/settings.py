@@ -80,6 +80,10 @@ class Settings(BaseSettings):
     retention: Duration = Field(3600.0, validation_alias=_from("ROWCAST_RETENTION"))
     retention_size: Size = Field(1024**3, validation_alias=_from("ROWCAST_RETENTION_SIZE"))
     lease: Duration = Field(86400.0, validation_alias=_from("ROWCAST_LEASE"))
+    unlogged_outbox: bool = Field(False, validation_alias=_from("ROWCAST_UNLOGGED_OUTBOX"))
+    filter_timeout: Annotated[Duration, Field(gt=0)] = Field(
+        0.25, validation_alias=_from("ROWCAST_FILTER_TIMEOUT")
+    )
     pool_size: int = Field(5, ge=1, validation_alias=_from("ROWCAST_POOL_SIZE"))
     lane_limit: Size = Field(4 * 1024**2, validation_alias=_from("ROWCAST_LANE_LIMIT"))
     max_frame: Size = Field(5_000_000, validation_alias=_from("ROWCAST_MAX_FRAME"))

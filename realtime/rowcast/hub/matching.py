@@ -1,20 +1,23 @@
 """Which filtered bindings a row passes: an index over the filters of one version of a table.
 
 Cost grows with the matches, not with the subscriptions: filters that ask for equal values are found by
-value; only the others are looked at one after the other. Runs on the event loop only.
+value, those that are one bound by bisection; only the others are looked at one after the other. Runs on the
+event loop only.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
+from rowcast.hub.bounds import Bounds
 from rowcast.hub.feed import Subscriber
 from rowcast.model.binding import Binding
-from rowcast.model.predicate import Answers, Ask, Predicate, Row
+from rowcast.model.predicate import NULL, Answers, Ask, Bound, Predicate, Row
 
 #: The answers for one row, by the role under which Postgres gave them.
 AnswersByRole = Mapping[str, Answers]
 _NONE: Final[Answers] = {}
+Key = Callable[[bytes], Any]
 
 
 @dataclass(eq=False, slots=True)
@@ -50,6 +53,7 @@ class FilterIndex:
     missing: dict[Listeners, None] = field(default_factory=dict)
     _always: dict[Listeners, None] = field(default_factory=dict)
     _equal: dict[str, dict[bytes, dict[Listeners, Predicate]]] = field(default_factory=dict)
+    _bounds: dict[tuple[str, Key], tuple[Bounds[Listeners], Bounds[Listeners]]] = field(default_factory=dict)
     _scanned: dict[Listeners, Predicate] = field(default_factory=dict)
     _asking: int = 0
 
@@ -64,7 +68,12 @@ class FilterIndex:
         else:
             self.missing.pop(listeners, None)
             self._asking += bool(predicate.asks)
-            if predicate.equal is None:
+            if (bound := predicate.bound) is not None:
+                bounds = self._bounds.setdefault(
+                    (bound.column, bound.key), (Bounds(upper=False), Bounds(upper=True))
+                )
+                bounds[bound.upper].add(bound.value, inclusive=bound.inclusive, thing=listeners)
+            elif predicate.equal is None:
                 self._scanned[listeners] = predicate
             else:
                 column, values = predicate.equal
@@ -80,12 +89,24 @@ class FilterIndex:
         predicate = listeners.predicates.get(self.relation)
         if predicate is None:
             return
-        if predicate.equal is None:
+        if (bound := predicate.bound) is not None:
+            found = self._forget_bound(listeners, bound)
+        elif predicate.equal is None:
             found = self._scanned.pop(listeners, None) is not None
         else:
             found = self._forget_equal(listeners, *predicate.equal)
         if found:
             self._asking -= bool(predicate.asks)
+
+    def _forget_bound(self, listeners: Listeners, bound: Bound) -> bool:
+        place = (bound.column, bound.key)
+        if place not in self._bounds:
+            return False
+        bounds = self._bounds[place]
+        found = bounds[bound.upper].remove(bound.value, inclusive=bound.inclusive, thing=listeners)
+        if not any(bounds):
+            del self._bounds[place]
+        return found
 
     def _forget_equal(self, listeners: Listeners, column: str, values: Iterable[bytes]) -> bool:
         by_value, found = self._equal.get(column, {}), False
@@ -102,6 +123,13 @@ class FilterIndex:
         """The listeners that a row is for; with a role where it is for the members of that role alone."""
         for listeners in self._always:
             yield listeners, None
+        for (column, key), bounds in self._bounds.items():
+            raw = row.get(column)
+            if raw is not None and raw != NULL:
+                value = key(raw)
+                for side in bounds:
+                    for listeners in side.within(value):
+                        yield listeners, None
         for listeners, predicate in self._candidates(row):
             if not predicate.asks:
                 if predicate.exact or predicate.passes(row, _NONE):

@@ -66,17 +66,30 @@ class Column:
 
 
 @dataclass(frozen=True, slots=True)
+class Bound:
+    """A filter that is one bound: what ``key`` makes of the column must be below it (``upper``), or above."""
+
+    column: str
+    key: Callable[[bytes], Any]
+    value: Any
+    upper: bool
+    inclusive: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Predicate:
     """A filter, ready.
 
-    ``asks`` are what Postgres has to answer first. ``equal`` is its entry in an index: a column, and the
-    texts of which the row must have one there; ``exact`` says that nothing else matters then.
+    ``asks`` are what Postgres has to answer first. Two entries are for an index: ``equal``, a column and the
+    texts of which the row must have one there (``exact`` says that nothing else matters then), and ``bound``
+    where that is the whole filter.
     """
 
     test: _Test
     asks: tuple[Ask, ...]
     equal: tuple[str, frozenset[bytes]] | None
     exact: bool
+    bound: Bound | None = None
 
     def passes(self, row: Row, answers: Answers) -> bool:
         """Whether the row passes."""
@@ -109,7 +122,7 @@ def make_predicate(filter_: Filter, columns: Mapping[str, Column], values: Value
     test = _node(filter_, columns, values, asks)
     equal = _equal(filter_, columns, values)
     exact = equal is not None and len(list(_conditions(filter_))) == 1
-    return Predicate(test, tuple(dict.fromkeys(asks)), equal, exact)
+    return Predicate(test, tuple(dict.fromkeys(asks)), equal, exact, _bound(filter_, columns, values))
 
 
 def _node(node: Filter, columns: Mapping[str, Column], values: Values, asks: list[Ask]) -> _Test:
@@ -266,6 +279,15 @@ def _equal(
         and columns[condition.column].kind in _TEXTUAL
     ]
     return min(found, key=lambda entry: len(entry[1]), default=None)
+
+
+def _bound(filter_: Filter, columns: Mapping[str, Column], values: Values) -> Bound | None:
+    if isinstance(filter_, Group) or filter_.negated or filter_.op not in _ORDERS or filter_ not in values:
+        return None
+    key = _key(columns[filter_.column].kind, filter_.op)
+    (value,) = values[filter_]
+    upper, inclusive = filter_.op in (Op.LT, Op.LTE), filter_.op in (Op.LTE, Op.GTE)
+    return Bound(filter_.column, key, key(value), upper, inclusive)
 
 
 def _conditions(filter_: Filter) -> Iterator[Condition]:

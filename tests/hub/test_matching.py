@@ -1,0 +1,136 @@
+"""The index finds the filters that a row passes: those, and no others."""
+
+import json
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rowcast.hub.bounds import Bounds
+from rowcast.hub.feed import Subscriber
+from rowcast.hub.matching import FilterIndex, Listeners
+from rowcast.model.binding import Binding
+from rowcast.model.filter import Condition, Filter, Group, Op
+from rowcast.model.predicate import Column, casts, make_predicate
+
+COLUMNS = {"n": Column("int4", "int4"), "t": Column("text", "text"), "d": Column("numeric", "numeric")}
+VALUES = {"n": st.integers(-3, 3), "t": st.sampled_from("abc"), "d": st.decimals(-2, 2, places=1)}
+ORDERS = (Op.LT, Op.LTE, Op.GT, Op.GTE)
+
+
+@st.composite
+def conditions(draw: st.DrawFn) -> Condition:
+    column = draw(st.sampled_from(sorted(VALUES)))
+    ops = (Op.EQ, Op.NEQ, Op.IN, Op.ISDISTINCT, *(() if column == "t" else ORDERS))
+    op = draw(st.sampled_from(ops))
+    values = draw(st.lists(VALUES[column], min_size=1, max_size=3 if op is Op.IN else 1))
+    text = ",".join(map(str, values))
+    return Condition(column, (), op, f"{{{text}}}" if op is Op.IN else text, draw(st.booleans()))
+
+
+@st.composite
+def groups(draw: st.DrawFn) -> Group:
+    parts = draw(st.lists(conditions(), min_size=1, max_size=3))
+    return Group(draw(st.booleans()), draw(st.booleans()), tuple(parts))
+
+
+def texts(condition: Condition) -> tuple[bytes, ...]:
+    """The condition's value as Postgres writes it."""
+    assert casts(condition, COLUMNS[condition.column].kind)
+    quote = '"' if condition.column == "t" else ""
+    return tuple(f"{quote}{value}{quote}".encode() for value in condition.value.strip("{}").split(","))
+
+
+def listeners_of(number: int, filter_: Filter | None) -> Listeners:
+    listeners = Listeners(Binding(number, "*", "public", "things", filter_))
+    if filter_ is not None:
+        parts = [filter_] if isinstance(filter_, Condition) else filter_.parts
+        values = {part: texts(part) for part in parts if isinstance(part, Condition)}
+        listeners.predicates[1] = make_predicate(filter_, COLUMNS, values)
+    return listeners
+
+
+ROWS = st.fixed_dictionaries(
+    {name: st.none() | values.map(lambda value: value) for name, values in VALUES.items()}
+)
+
+
+@given(
+    filters=st.lists(st.none() | conditions() | groups(), max_size=12),
+    row=ROWS,
+    gone=st.sets(st.integers(0, 11)),
+)
+def test_the_index_finds_what_looking_at_each_filter_finds(
+    filters: list[Filter | None], row: dict[str, object], gone: set[int]
+) -> None:
+    index = FilterIndex(1)
+    everyone = [listeners_of(number, filter_) for number, filter_ in enumerate(filters)]
+    for listeners in everyone:
+        index.add(listeners)
+    for number in gone:
+        if number < len(everyone):
+            index.remove(everyone[number])
+    texts_ = {
+        name: (str(value) if name == "d" and value is not None else json.dumps(value)).encode()
+        for name, value in row.items()
+    }
+    found = sorted(listeners.binding.id for listeners, _ in index.matches(texts_, {}))
+    wanted = [
+        number
+        for number, listeners in enumerate(everyone)
+        if number not in gone and (not listeners.predicates or listeners.predicates[1].passes(texts_, {}))
+    ]
+    assert found == wanted
+    assert not index.missing
+
+
+@given(
+    bounds=st.lists(st.tuples(st.integers(-3, 3), st.booleans()), max_size=10),
+    value=st.integers(-4, 4),
+    upper=st.booleans(),
+    gone=st.sets(st.integers(0, 9)),
+)
+def test_bounds_find_what_comparing_with_each_finds(
+    bounds: list[tuple[int, bool]], value: int, upper: bool, gone: set[int]
+) -> None:
+    kept: Bounds[object] = Bounds(upper=upper)
+    things = [(bound, inclusive, object()) for bound, inclusive in bounds]
+    for bound, inclusive, thing in things:
+        kept.add(bound, inclusive=inclusive, thing=thing)
+    for number in gone:
+        if number < len(things):
+            bound, inclusive, thing = things[number]
+            assert kept.remove(bound, inclusive=inclusive, thing=thing)
+            assert not kept.remove(bound, inclusive=inclusive, thing=thing)
+    wanted = {
+        id(thing)
+        for number, (bound, inclusive, thing) in enumerate(things)
+        if number not in gone
+        and ((value < bound if upper else value > bound) or (inclusive and value == bound))
+    }
+    assert {id(thing) for thing in kept.within(value)} == wanted
+    assert len(kept) == len(things) - len({number for number in gone if number < len(things)})
+
+
+def test_a_filter_that_is_not_ready_is_missing_until_it_is() -> None:
+    index, listeners = FilterIndex(1), listeners_of(1, Condition("n", (), Op.EQ, "1", False))
+    ready = listeners.predicates.pop(1)
+    index.add(listeners)
+    assert list(index.missing) == [listeners]
+    assert list(index.matches({"n": b"1"}, {})) == []
+    listeners.predicates[1] = ready
+    index.add(listeners)
+    assert not index.missing
+    assert [found for found, _ in index.matches({"n": b"1"}, {})] == [listeners]
+
+
+def test_listeners_count_their_members_by_role() -> None:
+    listeners = listeners_of(1, None)
+    members = [Subscriber.__new__(Subscriber) for _ in range(3)]
+    for member, role in zip(members, ("anon", "anon", "other"), strict=True):
+        listeners.add(member, role)
+        listeners.add(member, role)
+    assert listeners.roles == {"anon": 2, "other": 1}
+    listeners.remove(members[0])
+    listeners.remove(members[0])
+    listeners.remove(members[2])
+    assert listeners.roles == {"anon": 1}
