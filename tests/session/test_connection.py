@@ -187,17 +187,18 @@ def test_a_refreshed_token_keeps_a_channel_of_the_old_kind_what_it_is() -> None:
 def test_what_becomes_of_a_subscription_later_is_told_while_its_channel_stands() -> None:
     conversation = connection()
     join(conversation, config=CHANGES)
-    ((join_ref, ref, event, payload),) = sent(conversation.told(1, "error", "the table is gone"))
+    ((join_ref, ref, event, payload),) = sent(conversation.told(1, "error", "the table is gone", "here"))
     assert (join_ref, ref, event) == ("1", None, "system")
     assert payload == {
         "message": "the table is gone", "status": "error", "extension": "postgres_changes", "channel": "a"
     }  # fmt: skip
     beat = ClientMessage("phoenix", "heartbeat", {}, "9")
     assert sent(conversation.receive(beat, NOW, "p"))[0][3] == ok({})
-    conversation.told(1, "ok", "Subscribed to PostgreSQL")
+    (again,) = sent(conversation.told(1, "ok", "Subscribed to PostgreSQL", "here"))
+    assert again[3]["position"] == "here"
     assert sent(conversation.receive(beat, NOW, "p"))[0][3] == ok({"position": "p"})
     say(conversation, "phx_leave")
-    assert conversation.told(1, "error", "too late") == []
+    assert conversation.told(1, "error", "too late", None) == []
 
 
 def test_what_became_of_a_subscription_is_told_refusals_first() -> None:

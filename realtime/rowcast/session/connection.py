@@ -123,13 +123,15 @@ class Connection:
             wants.append(Send(channel.system("ok", SUBSCRIBED, _CHANGES, position=position)))
         return wants
 
-    def told(self, key: int, status: str, text: str) -> list[Want]:
+    def told(self, key: int, status: str, text: str, position: str | None) -> list[Want]:
         """Something became of a subscription after it was made. ``status`` is ``ok`` or ``error``."""
         channel = self._by_key(key)
         if channel is None:
             return []
-        channel.attached = channel.attached or status == "ok"
-        return [Send(channel.system(status, text, _CHANGES))]
+        if status != "ok":
+            return [Send(channel.system(status, text, _CHANGES))]
+        channel.attached = True
+        return [Send(channel.system(status, text, _CHANGES, position=position))]
 
     def lost(self, key: int, now: float) -> list[Want]:
         """The source of changes cannot say what this channel missed: the client is to join again."""

@@ -203,7 +203,7 @@ class _Conversation:
                 lane=self._lane,
                 lost=lambda: self._lost(want.channel),
                 legacy=want.legacy,
-                told=lambda status, text: self._do(self._session.told(want.channel, status, text)),
+                told=lambda status, text: self._told(want.channel, status, text),
             )
         else:
             # An attempt that was overtaken must not attach with what it knew.
@@ -232,6 +232,9 @@ class _Conversation:
         if subscription is not None:
             subscription.work.cancel()
             self._services.feed.unsubscribe(subscription.subscriber)
+
+    def _told(self, channel: int, status: str, text: str) -> None:
+        self._do(self._session.told(channel, status, text, self._services.feed.position))
 
     def _lost(self, channel: int) -> None:
         self._do(self._session.lost(channel, self._services.clock()))
