@@ -24,12 +24,15 @@ create type mood as enum ('sad', 'ok', 'happy');
 create domain positive as int check (value > 0);
 create collation ignoring (provider = icu, locale = 'und-u-ks-level2', deterministic = false);
 create extension if not exists citext;
+create schema "odd ""x"" .schema";
+create type "odd ""x"" .schema"."odd.type" as enum ('one', 'two');
 create table typed (
   id int primary key, i2 int2, i4 int4, i8 int8, num numeric, f4 float4, f8 float8, flag bool, u uuid, txt
   text, vc varchar(20), bp char(6), m mood, d date, ts timestamp, tz timestamptz, tm time, ttz timetz, iv
   interval, raw bytea, j json, jb jsonb, ip inet, rng int4range, tags text[], nums int[], pt positive, ci
-  citext, loose text collate ignoring
+  citext, loose text collate ignoring, odd "odd ""x"" .schema"."odd.type", "v" text, "n" text
 );
+grant usage on schema "odd ""x"" .schema" to anon;
 grant select on typed to anon;
 alter publication supabase_realtime add table typed;
 """
@@ -274,6 +277,18 @@ def test_a_filter_that_does_not_fit_is_refused_with_the_reason(
     with pytest.raises(FilterError) as refused:
         catalog.run(catalog.judged(text, []))
     assert str(refused.value) == fault
+
+
+def test_names_that_the_questions_use_themselves_are_columns_like_others(catalog: Catalog) -> None:
+    rows = [b'{"v":"ab","n":"cd"}', b'{"v":"cd","n":"ab"}']
+    assert catalog.run(catalog.judged("v=like.a%,n=like.c%", rows)) == [True, False]
+
+
+def test_a_type_with_an_odd_name_in_a_schema_with_an_odd_name(catalog: Catalog) -> None:
+    rows = [b'{"odd":"one"}', b'{"odd":"two"}']
+    assert catalog.run(catalog.judged("odd=eq.one", rows)) == [True, False]
+    # Order is Postgres' own to judge.
+    assert catalog.run(catalog.judged("odd=gt.one", rows)) == [False, True]
 
 
 def test_one_bad_condition_does_not_hide_which_it_was(catalog: Catalog) -> None:

@@ -1,5 +1,7 @@
 """What subscribers see and are told when the catalog changes under them."""
 
+import asyncio
+
 import asyncpg
 import pytest
 
@@ -133,4 +135,21 @@ async def test_a_table_that_is_dropped_in_the_transaction_that_wrote_it_is_still
         for one in (kept, plain):
             await one.until(lambda one=one: len(one.changes) == 1)  # type: ignore[misc]
             assert one.changes[0]["record"] == {"n": 1, "id": 1, "body": "a"}
+        await connection.close()
+
+
+async def test_what_was_made_ready_for_older_versions_is_forgotten(notes: str) -> None:
+    async with streaming(notes) as stream:
+        kept = await subscribed(stream, "notes", "id=gt.0")
+        connection = await asyncpg.connect(notes)
+        for number in range(1, 6):
+            await connection.execute(f"alter table notes add column c{number} int")
+            await connection.execute("insert into notes (id) values ($1)", number)
+        await kept.until(lambda: len(kept.changes) == 5)
+        current = set(await connection.fetchval("select array_agg(relation) from rowcast.captured"))
+        async with asyncio.timeout(20):
+            while stream._audiences.versions() != current:
+                await stream._read_once()
+        await connection.execute("insert into notes (id) values (6)")
+        await kept.until(lambda: len(kept.changes) == 6)
         await connection.close()

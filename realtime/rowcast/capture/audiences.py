@@ -25,6 +25,8 @@ class Audiences:
     def __init__(self, plain: Subscriptions) -> None:
         self.plain = plain
         self.asking = Subscriptions(limit=plain.limit, counts=plain.counts)
+        #: Versions of tables of which no more rows will come.
+        self.stale: set[int] = set()
 
     @property
     def version(self) -> int:
@@ -73,6 +75,16 @@ class Audiences:
         """Who subscribed to a name."""
         for subscriptions in self._both():
             yield from subscriptions.places().get(place, ())
+
+    def versions(self) -> set[int]:
+        """The versions of tables that filters were made ready for."""
+        return self.plain.versions() | self.asking.versions()
+
+    def forget_stale(self) -> None:
+        """Forget the versions that are ``stale``. Not while a change that was made ready for waits."""
+        for subscriptions in self._both():
+            subscriptions.forget(self.stale)
+        self.stale.clear()
 
     async def make_ready(self, connection: Session, filters: Filters, relation: Relation) -> None:
         """Make every filter on a version of a table ready for its rows."""

@@ -30,6 +30,9 @@ _SQL: Final[Mapping[Op, str]] = {
 }  # fmt: skip
 _PATTERNS: Final = frozenset({Op.LIKE, Op.ILIKE, Op.MATCH, Op.IMATCH})
 _REGEXES: Final = frozenset({Op.MATCH, Op.IMATCH})
+_QUALIFIED: Final = re.compile(r'(?:"((?:[^"]|"")*)"|([^".]+))[.]')
+#: What Postgres may take to check a filter: compiling a pattern can take long.
+_CHECK_SECONDS: Final = 2.0
 _TRUTHS: Final = frozenset({"null", "true", "false", "unknown"})
 
 # Types qualified by their schema, and never in SQL's own words: `character` would mean one character.
@@ -158,7 +161,8 @@ class Filters:
             _probe(condition, types[condition.column], f"${number}")
             for number, condition in enumerate(asked, start=1)
         ]
-        async with as_subscriber(connection, role, [types[condition.column].schema for condition in asked]):
+        schemas = [types[condition.column].schema for condition in asked]
+        async with as_subscriber(connection, role, schemas, _CHECK_SECONDS):
             record = await connection.fetchrow(
                 "select " + ", ".join(parts), *(condition.value for condition in asked)
             )
@@ -178,13 +182,13 @@ class Filters:
 
 @asynccontextmanager
 async def as_subscriber(
-    connection: Session, role: str, schemas: Iterable[str], seconds: float = 0.0
+    connection: Session, role: str, schemas: Iterable[str], seconds: float
 ) -> AsyncIterator[None]:
     """A transaction with a role's rights and nothing in the search path but these schemas, always rolled
     back.
 
-    ``seconds`` bounds each statement, 0 does not. `set local` only: a role set otherwise would outlive the
-    transaction in a pool.
+    ``seconds`` bounds each statement. `set local` only: a role set otherwise would outlive the transaction in
+    a pool.
     """
     path = ", ".join(dict.fromkeys(["pg_catalog", *map(_quoted, schemas)]))
     await connection.execute(
@@ -220,8 +224,7 @@ async def answer(
         f"select {', '.join(parts)} from unnest($1::text[]) with ordinality as i (image, n),"
         f" json_to_record(i.image::json) as r({row}) order by i.n"
     )
-    schemas = [ask.type.rpartition(".")[0] for ask in asks]
-    async with as_subscriber(connection, role, map(_unquoted, schemas), seconds):
+    async with as_subscriber(connection, role, [_schema(ask.type) for ask in asks], seconds):
         records = await connection.fetch(
             sql, [image.decode() for image in images], *([ask.value for ask in of] for of in groups.values())
         )
@@ -327,8 +330,11 @@ def _quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
-def _unquoted(name: str) -> str:
-    return name[1:-1].replace('""', '"') if name.startswith('"') else name
+def _schema(type_: str) -> str:
+    """The schema of a qualified type, without its quotes."""
+    found = _QUALIFIED.match(type_)
+    assert found is not None
+    return found[2] if found[1] is None else found[1].replace('""', '"')
 
 
 def _literal(text: str) -> str:

@@ -48,7 +48,7 @@ class Review:
 
     async def hold(self, connection: Session) -> None:
         """Look at everything that may have changed. Call when the catalog did, and from time to time."""
-        before = dict(self._stood)
+        before, versions = dict(self._stood), self._audiences.versions()
         if not before and not self._asleep:
             return
         tables = await self._acceptance.catalog(connection)
@@ -69,6 +69,9 @@ class Review:
             await self._settle()
         for subscriber in affected:
             await self._tell(subscriber, verdicts, before)
+        if affected:
+            # All their rows were committed before the catalog was read, and have been sent by now.
+            self._audiences.stale |= versions - {one for table in tables for one in table.relations}
 
     def _hears(self, subscriber: Subscriber) -> tuple[Sequence[Binding], str, Mapping[Binding, Predicates]]:
         """What a subscriber hears now, its role, and what is ready of its filters."""

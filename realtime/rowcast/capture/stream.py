@@ -237,6 +237,8 @@ class Stream:
 
     async def _hand_out(self, connection: asyncpg.Connection) -> int:
         changes = 0
+        if self._audiences.stale and self._questions.position is None:
+            self._audiences.forget_stale()
         place_ = self._reader.place
         assert place_ is not None
         try:

@@ -22,6 +22,9 @@ class Bounds(Generic[T]):
     def __len__(self) -> int:
         return len(self._things)
 
+    def __iter__(self) -> Iterator[T]:
+        return iter(self._things)
+
     def add(self, bound: Any, *, inclusive: bool, thing: T) -> None:
         """Take a thing in."""
         place = self._place(bound, inclusive)

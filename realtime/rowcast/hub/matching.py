@@ -81,6 +81,14 @@ class FilterIndex:
                 for value in values:
                     by_value.setdefault(value, {})[listeners] = predicate
 
+    def clear(self) -> None:
+        """Forget all listeners: the index is given up."""
+        found = {*self.missing, *self._always, *self._scanned}
+        found |= {one for by_value in self._equal.values() for entry in by_value.values() for one in entry}
+        found |= {one for bounds in self._bounds.values() for side in bounds for one in side}
+        for listeners in found:
+            listeners.indexes.discard(self)
+
     def remove(self, listeners: Listeners) -> None:
         """Forget listeners."""
         listeners.indexes.discard(self)

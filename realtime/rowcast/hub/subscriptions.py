@@ -218,6 +218,22 @@ class Subscriptions:
                 found[binding] = dict(listeners.predicates)
         return found
 
+    def versions(self) -> set[int]:
+        """The versions of tables that something was made ready for."""
+        return {relation for indexes in self._indexes.values() for relation in indexes}
+
+    def forget(self, relations: Collection[int]) -> None:
+        """Forget what was made ready for these versions of tables."""
+        for place, indexes in list(self._indexes.items()):
+            for relation in indexes.keys() & relations:
+                indexes.pop(relation).clear()
+            if not indexes:
+                del self._indexes[place]
+        for at_place in self._listeners.values():
+            for listeners in at_place.values():
+                for relation in listeners.predicates.keys() & relations:
+                    del listeners.predicates[relation]
+
     def asks(self, change: Change) -> Iterator[tuple[str, Ask]]:
         """What Postgres has to answer, and under which role, before the change can be published."""
         return self.index(change.relation).asks(row_of(change))
