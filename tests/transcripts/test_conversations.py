@@ -1,0 +1,65 @@
+"""Each conversation is had with this server, in both versions, and compared with what the original said."""
+
+import contextlib
+from collections import defaultdict
+
+import pytest
+
+from rowcast.protocol.messages import Version
+from transcripts.conversations import CONVERSATIONS
+from transcripts.frames import OK, Change
+from transcripts.stage import Client, Stage, both
+from transcripts.steps import Conversation, Differs, Events, Joins, Runs
+
+pytestmark = pytest.mark.anyio
+
+
+@both
+@pytest.mark.parametrize("conversation", CONVERSATIONS, ids=lambda conversation: conversation.name)
+async def test_a_conversation_goes_as_it_was_seen(
+    stage: Stage, conversation: Conversation, version: Version
+) -> None:
+    await stage.run(conversation.setup)
+    await stage.settle()
+    async with contextlib.AsyncExitStack() as stack:
+        clients: dict[str, Client] = {}
+        listening: set[str] = set()
+        for step in conversation.steps:
+            match step:
+                case Joins(topic, entries):
+                    if step.client not in clients:
+                        opened = await stack.enter_async_context(stage.client(version, step.role))
+                        clients[step.client] = opened
+                    client = clients[step.client]
+                    await client.join(topic, *entries)
+                    for event in right(step):
+                        await client.hears_event(topic, event)
+                    if OK in right(step):
+                        listening.add(step.client)
+                case Runs(sql):
+                    await stage.run(sql)
+                    await _hear(clients, right(step))
+            if isinstance(step, Joins) or step.quiet:
+                await stage.settle()
+                for name, client in clients.items():
+                    await client.hears_nothing(listening=name in listening)
+
+
+def right(step: Joins | Runs) -> Events:
+    """What is to be heard here."""
+    return step.heard.here if isinstance(step.heard, Differs) else step.heard
+
+
+async def _hear(clients: dict[str, Client], expected: Events) -> None:
+    """Hear all that is expected, each client in its order. A transaction has one time of commit."""
+    times: set[str] = set()
+    numbers: dict[str, list[int]] = defaultdict(list)
+    for event in expected:
+        client = clients[event.client]
+        # Where a client has several channels, an event names its own if it is not for the first.
+        payload = await client.hears_event(event.topic or next(iter(client.joined)), event)
+        if isinstance(event, Change):
+            times.add(payload["data"]["commit_timestamp"])
+            numbers[event.client].append(payload["data"]["seq"])
+    assert len(times) <= 1
+    assert all(heard == sorted(set(heard)) for heard in numbers.values())
