@@ -11,7 +11,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_REQUIRE_VIRTUALENV := 1
 PROJECTS := pyproject.toml sdk/pyproject.toml realtime/rowcast/__init__.py sdk/rowcast_client/__init__.py
 
-.PHONY: help demo dev test bench lint types format setup clients pins clean
+.PHONY: help demo dev test bench fuzz lint types format setup clients pins clean
 .DEFAULT_GOAL := help
 
 help: ## list these targets
@@ -28,6 +28,9 @@ test: lint types clients ## everything: lint, types, then all tests
 
 bench: $(BIN)/.dev ## measure: writes with and without capture, delivery times
 	@$(BIN)/python -m benchmarks $(ARGS)
+
+fuzz: build/fuzzing/.venv/.done ## feed parsers what breaks them, guided by coverage: see fuzzing/README.md
+	@PYTHONPATH=realtime nice -n 19 build/fuzzing/.venv/bin/python -m fuzzing $(ARGS)
 
 lint: $(BIN)/.dev ## ruff, and which module may import which
 	$(BIN)/ruff check .
@@ -69,6 +72,14 @@ $(BIN)/.dev: requirements/dev.txt $(BIN)/.run
 	@python=$$(scripts/find-python) && "$$python" -m venv --clear .venv-clients
 	@echo "Installing the official Python client into .venv-clients"
 	@.venv-clients/bin/pip install -r requirements/clients.txt
+	@touch $@
+
+# atheris is not for every Python, and the tests do not need it: it lives apart as well.
+build/fuzzing/.venv/.done: requirements/run.txt pyproject.toml
+	@python=$$(scripts/find-python) && "$$python" -m venv --clear build/fuzzing/.venv
+	@echo "Installing the fuzzer into build/fuzzing/.venv"
+	@build/fuzzing/.venv/bin/pip install --quiet --upgrade pip
+	@build/fuzzing/.venv/bin/pip install --quiet -r requirements/run.txt --group fuzz
 	@touch $@
 
 # Node comes from a wheel too: the newest client needs a newer one than many machines have.
