@@ -5,14 +5,15 @@ value, those that are one bound by bisection; only the others are looked at one 
 event loop only.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from rowcast.hub.bounds import Bounds
 from rowcast.hub.feed import Subscriber
 from rowcast.model.binding import Binding
 from rowcast.model.predicate import NULL, Answers, Ask, Bound, Predicate, Row
+from rowcast.protocol.messages import Version
 
 #: The answers for one row, by the role under which Postgres gave them.
 AnswersByRole = Mapping[str, Answers]
@@ -20,29 +21,69 @@ _NONE: Final[Answers] = {}
 Key = Callable[[bytes], Any]
 
 
+Select = frozenset[str] | None
+
+
+class Audience(NamedTuple):
+    """What subscribers must have in common to be sent the very same bytes, and to be judged alike."""
+
+    role: str
+    version: Version
+    topic: str
+    ids: tuple[int, ...]
+    select: Select
+    legacy: bool
+
+
 @dataclass(eq=False, slots=True)
 class Listeners:
-    """The subscribers of one binding. ``predicates`` are its filter's, by version of a table."""
+    """The subscribers of one binding. ``predicates`` are its filter's, by version of a table.
+
+    Those who have this binding ``alone`` are grouped by what they are sent; those who have it ``among``
+    others are there with their role.
+    """
 
     binding: Binding
-    members: dict[Subscriber, str] = field(default_factory=dict)
     predicates: dict[int, Predicate] = field(default_factory=dict)
+    alone: dict[Audience, dict[Subscriber, None]] = field(default_factory=dict)
+    among: dict[Subscriber, str] = field(default_factory=dict)
     roles: dict[str, int] = field(default_factory=dict)
     indexes: set["FilterIndex"] = field(default_factory=set)
+    _places: dict[Subscriber, Audience | str] = field(default_factory=dict)
 
-    def add(self, subscriber: Subscriber, role: str) -> None:
-        """Count a subscriber in; one that is there already stays once."""
-        if subscriber not in self.members:
-            self.members[subscriber] = role
-            self.roles[role] = self.roles.get(role, 0) + 1
+    @property
+    def members(self) -> Collection[Subscriber]:
+        """Everyone."""
+        return self._places.keys()
+
+    def add(self, subscriber: Subscriber, place: Audience | str) -> None:
+        """Take a subscriber in, under its audience or its role; one that is there already stays once."""
+        if subscriber in self._places:
+            return
+        self._places[subscriber] = place
+        if isinstance(place, Audience):
+            self.alone.setdefault(place, {})[subscriber] = None
+            role = place.role
+        else:
+            self.among[subscriber] = role = place
+        self.roles[role] = self.roles.get(role, 0) + 1
 
     def remove(self, subscriber: Subscriber) -> None:
-        """Count a subscriber out, if it is there."""
-        role = self.members.pop(subscriber, None)
-        if role is not None:
-            self.roles[role] -= 1
-            if not self.roles[role]:
-                del self.roles[role]
+        """Take a subscriber out, if it is there."""
+        place = self._places.pop(subscriber, None)
+        if place is None:
+            return
+        if isinstance(place, Audience):
+            del self.alone[place][subscriber]
+            if not self.alone[place]:
+                del self.alone[place]
+            role = place.role
+        else:
+            del self.among[subscriber]
+            role = place
+        self.roles[role] -= 1
+        if not self.roles[role]:
+            del self.roles[role]
 
 
 @dataclass(eq=False, slots=True)

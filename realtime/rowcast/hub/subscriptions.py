@@ -7,36 +7,23 @@ on the event loop only; nothing here waits.
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from typing import Final
 
 from rowcast.hub.feed import Subscriber
-from rowcast.hub.matching import AnswersByRole, FilterIndex, Listeners
+from rowcast.hub.matching import AnswersByRole, Audience, FilterIndex, Listeners, Select
 from rowcast.model.binding import WILDCARD, Binding
 from rowcast.model.change import Change, Op, Relation
 from rowcast.model.predicate import Ask, Predicate, Row
 from rowcast.protocol.changes import encode_data, encode_legacy, encode_message, encode_reduced
 from rowcast.protocol.frames import text_frame
-from rowcast.protocol.messages import Version
 from rowcast.protocol.rows import row_of
 
 Place = tuple[str, str]
 MayRead = Callable[[str, Relation], bool]
-Select = frozenset[str] | None
 #: The predicates of a binding, by version of a table.
 Predicates = Mapping[int, Predicate]
 
 _NO_ANSWERS: Final[AnswersByRole] = {}
-
-
-class Audience(NamedTuple):
-    """What subscribers must have in common to be sent the very same bytes, and to be judged alike."""
-
-    role: str
-    version: Version
-    topic: str
-    ids: tuple[int, ...]
-    select: Select
-    legacy: bool
 
 
 @dataclass(slots=True)
@@ -147,7 +134,12 @@ class Subscriptions:
                 index.add(listeners)
         else:
             self.ready(listeners, predicates)
-        listeners.add(subscriber, role)
+        entry = self._entries[subscriber]
+        # Nothing else of its channel can go into the same message.
+        alone = len(entry.bindings) == 1
+        listeners.add(
+            subscriber, _audience(subscriber, role, (binding.id,), _select(binding)) if alone else role
+        )
 
     def _unlisten(self, binding: Binding, subscriber: Subscriber) -> None:
         place = (binding.schema, binding.table)
@@ -257,17 +249,21 @@ class Subscriptions:
         for audience, members in self._of(relation.schema, relation.table, change.op).items():
             sending.send(audience, members)
         if any(place in self._listeners for place in _places(relation.schema, relation.table)):
-            for audience, chosen in self._chosen(change, row_of(change), answers).items():
-                sending.send(audience, chosen)
+            self._publish_filtered(change, row_of(change), answers, sending)
 
-    def _chosen(self, change: Change, row: Row, answers: AnswersByRole) -> dict[Audience, list[Subscriber]]:
-        """Who is sent what, of the subscribers with filters."""
+    def _publish_filtered(
+        self, change: Change, row: Row, answers: AnswersByRole, sending: "_Sending"
+    ) -> None:
+        """The same for the subscribers with filters: one message for all bindings of a channel."""
         hits: dict[tuple[Subscriber, Select], list[int]] = {}
         for listeners, role in self.index(change.relation).matches(row, answers):
             binding = listeners.binding
             if not _hears(binding, change.op):
                 continue
-            for subscriber, its in listeners.members.items():
+            for audience, members in listeners.alone.items():
+                if role is None or role == audience.role:
+                    sending.send(audience, members)
+            for subscriber, its in listeners.among.items():
                 if role is None or role == its:
                     hits.setdefault((subscriber, _select(binding)), []).append(binding.id)
         chosen: dict[Audience, list[Subscriber]] = {}
@@ -275,7 +271,8 @@ class Subscriptions:
             ids.sort()
             audience = _audience(subscriber, self._entries[subscriber].role, tuple(ids), select)
             chosen.setdefault(audience, []).append(subscriber)
-        return chosen
+        for audience, several in chosen.items():
+            sending.send(audience, several)
 
     def _of(self, schema: str, table: str, op: Op) -> dict[Audience, dict[Subscriber, None]]:
         audiences = self._audiences.get((schema, table, op))
@@ -299,18 +296,18 @@ class _Sending:
         self._reduced: dict[Select, bytes] = {}
         self._verdicts: dict[str, bool] = {}
 
-    def send(self, audience: Audience, members: Iterable[Subscriber]) -> None:
+    def send(self, audience: Audience, members: Collection[Subscriber]) -> None:
         """Send it to the members of an audience."""
         counts, role = self._subscriptions.counts, audience.role
         may_read = self._verdicts.get(role)
         if may_read is None:
             may_read = self._verdicts[role] = self._may_read(role, self._change.relation)
         if not may_read:
-            counts.hidden += sum(1 for _ in members)
+            counts.hidden += len(members)
             return
         frame = text_frame(self._message(audience))
+        counts.messages += len(members)
         for subscriber in members:
-            counts.messages += 1
             subscriber.lane.push(frame)
 
     def _message(self, audience: Audience) -> bytes:
