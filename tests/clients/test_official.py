@@ -1,29 +1,9 @@
 """The official clients, unmodified, against the real server: subscribe, changes, and on after its restart."""
 
-from collections.abc import AsyncIterator
-
 import asyncpg
-import pytest
 
-from support.official import OFFICIAL, Driven, Official, binding, drive, rows
+from support.official import Driven, binding, rows
 from support.server import Server
-
-
-@pytest.fixture(params=OFFICIAL, ids=lambda official: official.name)
-async def client(request: pytest.FixtureRequest, server: Server) -> AsyncIterator[Driven]:
-    """Each official client in turn, created for the server."""
-    official: Official = request.param
-    async with drive(official) as driven:
-        await driven.connect(server.url, server.token())
-        yield driven
-
-
-@pytest.fixture
-async def db(server: Server) -> AsyncIterator[asyncpg.Connection]:
-    """A connection that writes, as the owner of the table."""
-    connection = await asyncpg.connect(server.database)
-    yield connection
-    await connection.close()
 
 
 async def test_insert_update_and_delete_arrive(client: Driven, db: asyncpg.Connection) -> None:

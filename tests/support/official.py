@@ -63,7 +63,7 @@ class Driven:
         await self.tell("connect", package=self.official.package, url=url, key=key, vsn=self.official.vsn)
         await self.event("connected")
 
-    async def subscribe(self, channel: str, *bindings: Mapping[str, str]) -> None:
+    async def subscribe(self, channel: str, *bindings: Mapping[str, Any]) -> None:
         """Subscribe and wait until the server says that later writes will be delivered."""
         await self.tell("subscribe", channel=channel, bindings=list(bindings))
         await self.ready(channel)
@@ -75,13 +75,29 @@ class Driven:
     async def refused(self, channel: str) -> str:
         """The text of the ``system`` error that the server sends; the Python client makes it a status."""
         if self.official.package is None:
-            return str((await self.event("status", channel=channel, status="CHANNEL_ERROR"))["error"])
+            status = await self.event("status", channel=channel, status="CHANNEL_ERROR")
+            return str(json.loads(status["error"])["message"])
         event = await self.event("system", channel=channel, payload={"status": "error"})
         return str(event["payload"]["message"])
 
     async def changes(self, channel: str, count: int) -> list[dict[str, Any]]:
         """The payloads of the next ``count`` changes."""
         return [(await self.event("change", channel=channel))["payload"] for _ in range(count)]
+
+    async def heard(self, channel: str, binding: int, count: int) -> dict[int, list[dict[str, Any]]]:
+        """What each binding of a channel was given by the time that this one was given so many changes.
+
+        The binding must be the channel's last: clients call its callback after those of the others.
+        """
+        last = [await self.event("change", channel=channel, binding=binding) for _ in range(count)]
+        of_others = [
+            event for event in self.seen if event["event"] == "change" and event["channel"] == channel
+        ]
+        self.seen = [event for event in self.seen if event not in of_others]
+        found: dict[int, list[dict[str, Any]]] = {number: [] for number in range(binding + 1)}
+        for event in (*of_others, *last):
+            found[event["binding"]].append(event["payload"])
+        return found
 
     async def event(self, kind: str, **expected: Any) -> dict[str, Any]:
         """The next event of that kind with these fields (of an object: with these keys at least)."""
@@ -130,9 +146,9 @@ def _check_installed(path: Path) -> None:
         raise AssertionError(f"{path} is missing. Install the official clients once with: make clients")
 
 
-def binding(event: str = "*", schema: str = "public", table: str = "todos") -> dict[str, str]:
-    """The parameters of a ``postgres_changes`` subscription."""
-    return {"event": event, "schema": schema, "table": table}
+def binding(event: str = "*", schema: str = "public", table: str = "todos", **more: Any) -> dict[str, Any]:
+    """The parameters of a ``postgres_changes`` subscription; ``more`` are ``filter`` and ``select``."""
+    return {"event": event, "schema": schema, "table": table, **more}
 
 
 def rows(changes: Sequence[Mapping[str, Any]]) -> list[tuple[str, Any, Any]]:

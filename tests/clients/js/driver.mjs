@@ -1,27 +1,37 @@
 // The official JavaScript client, driven by JSON lines: commands on stdin, what the client saw on stdout.
 // Commands: connect {package, url, key, vsn}, subscribe {channel, bindings}, unsubscribe {channel}, close.
+// A binding's filter may be a list of calls of the client's filter builder: [["eq", "id", 1]].
 import { createInterface } from "node:readline";
 
+console.log = console.error; // the older client prints what it cannot parse, among our lines
 const say = (event, fields = {}) => process.stdout.write(JSON.stringify({ event, ...fields }) + "\n");
 
-let client;
+const built = ({ filter, ...rest }) => {
+  if (!Array.isArray(filter)) return { ...rest, ...(filter !== undefined && { filter }) };
+  const conditions = library.postgresChangesFilter();
+  for (const [method, ...values] of filter) conditions[method](...values);
+  return { ...rest, filter: conditions };
+};
+
+let library, client;
 const channels = new Map();
 
 const commands = {
   async connect({ package: name, url, key, vsn }) {
-    const { createClient } = await import(name);
+    library = await import(name);
     // Reconnecting at once keeps the tests short; everything else stays as people run it.
     const realtime = { reconnectAfterMs: () => 100, ...(vsn && { vsn }) };
     const auth = { persistSession: false, autoRefreshToken: false };
-    client = createClient(url, key, { auth, realtime });
+    client = library.createClient(url, key, { auth, realtime });
     say("connected");
   },
 
   subscribe({ channel: name, bindings }) {
     const channel = client.channel(name);
     channels.set(name, channel);
-    for (const binding of bindings) {
-      channel.on("postgres_changes", binding, (payload) => say("change", { channel: name, payload }));
+    for (const [index, binding] of bindings.entries()) {
+      const heard = (payload) => say("change", { channel: name, binding: index, payload });
+      channel.on("postgres_changes", built(binding), heard);
     }
     channel.on("system", {}, (payload) => say("system", { channel: name, payload }));
     channel.subscribe((status, error) =>

@@ -24,8 +24,8 @@ def plain(value: Any) -> Any:
     return value.model_dump(mode="json") if hasattr(value, "model_dump") else str(value)
 
 
-def report(event: str, channel: str) -> Callable[[Any], None]:
-    return lambda payload: say(event, channel=channel, payload=payload)
+def report(event: str, **fields: Any) -> Callable[[Any], None]:
+    return lambda payload: say(event, **fields, payload=payload)
 
 
 class Driver:
@@ -43,11 +43,11 @@ class Driver:
         )
         say("connected")
 
-    async def subscribe(self, channel: str, bindings: list[dict[str, str]]) -> None:
+    async def subscribe(self, channel: str, bindings: list[dict[str, Any]]) -> None:
         made = self.channels[channel] = self.client.channel(channel)
-        for binding in bindings:
-            made.on_postgres_changes(callback=report("change", channel), **binding)
-        made.on_system(report("system", channel))
+        for index, binding in enumerate(bindings):
+            made.on_postgres_changes(callback=report("change", channel=channel, binding=index), **binding)
+        made.on_system(report("system", channel=channel))
 
         def on_status(status: Any, error: Exception | None) -> None:
             text = str(getattr(status, "value", status))
