@@ -37,6 +37,8 @@ REQUEST: Final = (
 _TURNS: Final = 30
 _HEADER: Final = 14
 _STEP_SECONDS: Final = 12.0
+#: A close frame may wait so long for what stands before it, and then as long for its answer.
+_ENDING_SECONDS: Final = 11.0
 _MESSAGES: Final = frozenset({0x1, 0x2})
 _CLOSE: Final = 0x8
 _PONG, _PING = 0xA, 0x9
@@ -95,6 +97,11 @@ class _Client:
 
     def end(self) -> None:
         """The client goes away. Nothing of it may stay."""
+        lane = self._lane()
+        if lane is not None and lane.closing:
+            self._loop.now += _ENDING_SECONDS
+            self._loop.turn(_TURNS)
+            assert self._transport.lost, "a client that does not read is waited for"
         self._transport.drain()
         self._transport.abort()
         self._loop.turn(_TURNS)

@@ -73,7 +73,9 @@ class Transport(asyncio.Transport):
         self.reading = True
         self._loop = loop
         self._protocol: asyncio.BaseProtocol | None = None
-        self._closing = self._lost = self._full = False
+        self._closing = self._full = False
+        #: Whether the protocol was told that the connection is gone.
+        self.lost = False
 
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
         self._protocol = protocol
@@ -99,7 +101,7 @@ class Transport(asyncio.Transport):
 
     def write(self, data: Any) -> None:
         assert isinstance(data, bytes | bytearray | memoryview)
-        if self._lost:
+        if self.lost:
             return
         self.written += data
         if self.stuck:
@@ -114,7 +116,7 @@ class Transport(asyncio.Transport):
     def drain(self) -> None:
         """The far end reads all."""
         self.stuck, self.unsent = False, 0
-        if self._full and not self._lost:
+        if self._full and not self.lost:
             self._full = False
             self.get_protocol().resume_writing()
         if self._closing:
@@ -130,8 +132,8 @@ class Transport(asyncio.Transport):
         self._loop.call_soon(self._lose)
 
     def _lose(self) -> None:
-        if not self._lost:
-            self._lost = True
+        if not self.lost:
+            self.lost = True
             self.get_protocol().connection_lost(None)
 
 
