@@ -5,6 +5,7 @@ not fit: a type may have changed since it was described. What fits is compared w
 """
 
 import json
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -61,10 +62,27 @@ def _columns(line: bytes) -> list[Column]:
     columns: dict[str, Column] = {}
     for entry in described[:_MAX_COLUMNS]:
         match entry:
-            # A database holds no name that is not text.
-            case [str(name), shape] if name.isprintable():
-                columns[name] = Column(name, "type", None if shape is None else parse_shape(shape))
+            case [str(name), described_shape]:
+                shape = None if described_shape is None else parse_shape(described_shape)
+                if _is_name(name) and _is_shape(shape):
+                    columns[name] = Column(name, "type", shape)
     return list(columns.values())
+
+
+def _is_name(name: str) -> bool:
+    """Whether a database can hold it: all its names are text."""
+    return not re.search("[\0\ud800-\udfff]", name)
+
+
+def _is_shape(shape: Shape | None) -> bool:
+    match shape:
+        case ArrayShape(inner):
+            return _is_shape(inner)
+        case RowShape(fields):
+            names = {name for name, _ in fields}
+            return len(names) == len(fields) and all(_is_name(name) and _is_shape(of) for name, of in fields)
+        case _:
+            return True
 
 
 def _is_row(image: bytes) -> bool:

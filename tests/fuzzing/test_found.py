@@ -9,6 +9,13 @@ from fuzzing.rows import fuzz_rows
 from fuzzing.sockets import fuzz_sockets
 from websockets.exceptions import InvalidState
 
+from rowcast.model.claims import Claims
+from rowcast.model.rates import RateWindow
+from rowcast.protocol.codec import decode_text, encode
+from rowcast.protocol.messages import Version
+from rowcast.session.connection import Connection, Limits
+from rowcast.session.wants import Send
+
 
 @pytest.mark.xfail(
     raises=json.JSONDecodeError,
@@ -40,3 +47,18 @@ def test_a_position_whose_end_opens_what_its_start_saw_end_is_refused(end: bytes
 )
 def test_a_text_that_is_no_utf_8_and_a_close_frame_in_one_read_are_no_error() -> None:
     fuzz_sockets(b"\0" + b"\x81\x81\0\0\0\0\xff" + b"\x88\x80\0\0\0\0")
+
+
+@pytest.mark.xfail(
+    raises=AssertionError, reason="any number of entries is echoed, each with an id of its own"
+)
+def test_a_join_of_very_many_empty_entries_is_not_answered_at_many_times_its_size() -> None:
+    # The time that hashing them takes is the greater harm: a frame of 1 MB stops the server for a second.
+    payload = {"config": {"postgres_changes": [{}] * 10_000}}
+    frame = msgspec.json.encode(["1", "1", "realtime:a", "phx_join", payload])
+    conversation = Connection(
+        Version.V2, "anon", lambda *_: Claims("anon", 1e9, {}), Limits(), 0.0, RateWindow(100)
+    )
+    wants = conversation.receive(decode_text(frame, Version.V2), 0.0)
+    sent = sum(len(encode(want.message, Version.V2)) for want in wants if isinstance(want, Send))
+    assert sent < 4 * len(frame)
