@@ -36,6 +36,7 @@ REQUEST: Final = (
 #: More turns than anything takes that does not wait for the client.
 _TURNS: Final = 30
 _HEADER: Final = 14
+_HANDSHAKE_DELAY: Final = 2.0
 _STEP_SECONDS: Final = 12.0
 #: A close frame may wait so long for what stands before it, and then as long for its answer.
 _ENDING_SECONDS: Final = 11.0
@@ -73,7 +74,7 @@ class _Client:
             verify=claims_of,
             limits=Limits(channels=3, entries_size=4000, topic_size=100, message_size=MAX_FRAME, refusals=5),
             lane_limit=LANE_LIMIT,
-            handshake_delay=2.0,
+            handshake_delay=_HANDSHAKE_DELAY,
             faults=dict,
             clock=lambda: loop.now,
         )
@@ -104,6 +105,9 @@ class _Client:
             assert self._transport.lost, "a client that does not read is waited for"
         self._transport.drain()
         self._transport.abort()
+        self._loop.turn(_TURNS)
+        # A refusal is late on purpose, also for who has gone.
+        self._loop.now += _HANDSHAKE_DELAY
         self._loop.turn(_TURNS)
         self._check_written(bytes(self._transport.written))
         assert not self._feed.subscribers, "a subscription outlives its connection"
