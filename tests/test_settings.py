@@ -106,10 +106,11 @@ def test_supabases_names_are_read_where_they_mean_the_same(
     monkeypatch.setenv("ROWCAST_JWT_SECRET", SECRET)
     monkeypatch.setenv("TENANT_MAX_JOINS_PER_SECOND", "7")
     monkeypatch.setenv("TENANT_MAX_CHANNELS_PER_CLIENT", "8")
+    monkeypatch.setenv("TENANT_MAX_CONCURRENT_USERS", "9")
     monkeypatch.setenv("CONNECT_ERROR_BACKOFF_MS", "2500")
     (tmp_path / ".env").write_text("CHANNEL_ERROR_BACKOFF_MS=250\nNO_CHANNEL_TIMEOUT_IN_MS=90000\n")
     settings = load()
-    assert (settings.max_joins_per_second, settings.max_channels) == (7, 8)
+    assert (settings.max_joins_per_second, settings.max_channels, settings.max_connections) == (7, 8, 9)
     assert (settings.handshake_delay, settings.refusal_delay, settings.no_channel_timeout) == (
         2.5,
         0.25,

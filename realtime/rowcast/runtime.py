@@ -22,6 +22,7 @@ from rowcast.db.migrations import migrate
 from rowcast.db.pool import create_pool
 from rowcast.hub.subscriptions import Subscriptions
 from rowcast.model.rates import RateWindow
+from rowcast.model.seats import Seats
 from rowcast.serving.server import make_server
 from rowcast.session.connection import Limits
 from rowcast.settings import Settings
@@ -76,11 +77,13 @@ async def running(settings: Settings) -> AsyncIterator[Runtime]:
             idle_timeout=settings.idle_timeout,
             no_channel_timeout=settings.no_channel_timeout,
             refusal_delay=settings.refusal_delay,
+            private_only=settings.private_only,
         ),
         lane_limit=settings.lane_limit,
         handshake_delay=settings.handshake_delay,
         faults=stream.faults,
         joins=RateWindow(settings.max_joins_per_second),
+        seats=Seats(settings.max_connections),
     )
     async with asyncio.TaskGroup() as tasks:
         work = tasks.create_task(stream.run())

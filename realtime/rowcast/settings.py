@@ -88,6 +88,9 @@ class Settings(BaseSettings):
     lane_limit: Size = Field(4 * 1024**2, validation_alias=_from("ROWCAST_LANE_LIMIT"))
     max_frame: Size = Field(5_000_000, validation_alias=_from("ROWCAST_MAX_FRAME"))
     max_change: Size = Field(1024**2, validation_alias=_from("ROWCAST_MAX_CHANGE"))
+    max_connections: int | None = Field(
+        None, ge=1, validation_alias=_from("ROWCAST_MAX_CONNECTIONS", "TENANT_MAX_CONCURRENT_USERS")
+    )
     max_channels: int = Field(
         100, ge=1, validation_alias=_from("ROWCAST_MAX_CHANNELS", "TENANT_MAX_CHANNELS_PER_CLIENT")
     )
@@ -98,6 +101,7 @@ class Settings(BaseSettings):
     max_joins_per_second: int = Field(
         100, ge=1, validation_alias=_from("ROWCAST_MAX_JOINS_PER_SECOND", "TENANT_MAX_JOINS_PER_SECOND")
     )
+    private_only: bool = Field(False, validation_alias=_from("ROWCAST_PRIVATE_ONLY"))
     idle_timeout: Duration = Field(60.0, validation_alias=_from("ROWCAST_IDLE_TIMEOUT"))
     no_channel_timeout: Duration = Field(
         600.0, validation_alias=_from("ROWCAST_NO_CHANNEL_TIMEOUT", "NO_CHANNEL_TIMEOUT_IN_MS")

@@ -91,8 +91,12 @@ def test_a_refused_join_says_why() -> None:
 
 
 def test_an_opaque_key_or_null_falls_back_to_the_connections_token() -> None:
-    for token in ("sb_publishable_xyz", None):
-        assert sent(join(connection(), access_token=token))[0][3]["status"] == "ok"
+    """Conformance case 21."""
+    for name in ("access_token", "user_token"):
+        for token in ("sb_publishable_xyz", None):
+            wants = say(connection(), "phx_join", {"config": CHANGES, name: token})
+            (attach,) = [want for want in wants if isinstance(want, Attach)]
+            assert attach.claims.role == "anon"
 
 
 def test_a_topic_that_was_not_joined_or_has_no_prefix_is_unmatched() -> None:

@@ -6,6 +6,7 @@ import pytest
 
 from rowcast.model.claims import Claims
 from rowcast.model.rates import RateWindow
+from rowcast.model.seats import Seats
 from rowcast.protocol.messages import ClientMessage, Version
 from rowcast.session.connection import Connection, Limits
 from rowcast.session.wants import Close, Send, Want
@@ -18,9 +19,9 @@ def verify(token: str, now: float) -> Claims:
     return Claims(token.strip(), FAR, {})
 
 
-def connection(joins: RateWindow | None = None, **limits: Any) -> Connection:
+def connection(joins: RateWindow | None = None, seats: Seats | None = None, **limits: Any) -> Connection:
     allowed = Limits(**{"refusal_delay": 5.0, **limits})
-    return Connection(Version.V2, "anon", verify, allowed, NOW, joins or RateWindow(1e9))
+    return Connection(Version.V2, "anon", verify, allowed, NOW, joins or RateWindow(1e9), seats)
 
 
 def join(
@@ -132,6 +133,40 @@ def test_the_order_of_checks_is_the_originals() -> None:
         "TopicNameRequired: You must provide a topic name",
         "ClientJoinRateLimitReached: Too many joins per second",
     ]
+
+
+def test_who_is_not_private_where_all_have_to_be_learns_that_first_of_all() -> None:
+    """Conformance case 27, in the original's order: the number of users comes next, and then their joins."""
+    joins, seats = RateWindow(1), Seats(1)
+    first, second = (connection(joins, seats, private_only=only) for only in (False, True))
+    public: dict[str, Any] = {"broadcast": {"replay": {}}}
+    for number in range(5):
+        join(first, f"{number}")
+    said = [reason(join(second, topic, public)) for topic in ("", "a")]
+    said.append(reason(join(second, "a", {"private": "True"})))
+    first.end()
+    said.append(reason(join(second, "a", {"private": True})))
+    assert said == [
+        "TopicNameRequired: You must provide a topic name",
+        "PrivateOnly: This project only allows private channels",
+        "ConnectionRateLimitReached: Too many connected users",
+        "ClientJoinRateLimitReached: Too many joins per second",
+    ]
+
+
+def test_a_join_of_the_old_kind_is_of_a_public_channel() -> None:
+    old = ClientMessage("realtime:public:todos", "phx_join", {}, "1", "1")
+    wants = connection(private_only=True).receive(old, NOW)
+    assert reason(wants) == "PrivateOnly: This project only allows private channels"
+
+
+def test_what_is_no_join_at_all_is_refused_before_any_limit_is_asked() -> None:
+    joins = RateWindow(0)
+    wants = connection(joins, private_only=True).receive(
+        ClientMessage("realtime:a", "phx_join", {"config": 5}, "1", "1"), NOW
+    )
+    assert reason(wants) == "UnknownErrorOnChannel: expected `config` to be an object"
+    assert len(wants) == 1
 
 
 def test_a_silent_client_is_closed() -> None:

@@ -11,6 +11,7 @@ from typing import Any
 from rowcast.model.binding import Binding, BindingError, binding_id, parse_binding
 from rowcast.model.claims import Claims, TokenError
 from rowcast.model.rates import RateWindow
+from rowcast.model.seats import Seats
 from rowcast.protocol.join import JoinError, JoinPayload, parse_join, usable_token
 from rowcast.protocol.messages import ClientMessage, Ref, Version, reply
 from rowcast.session.channel import PREFIX, Channel
@@ -19,6 +20,8 @@ from rowcast.session.wants import Attach, Close, Detach, Send, Want
 SUBSCRIBED = "Subscribed to PostgreSQL"
 #: What a handshake is refused with, and a join, when the whole server is joined too often.
 TOO_MANY_JOINS = "Too many joins per second"
+#: The same where as many connections as are allowed have a channel.
+TOO_MANY_USERS = "Too many connected users"
 #: The original closes with 1000 or 1001 then, after which the official Python client never connects again.
 TRY_AGAIN_LATER = 1013
 NO_CHANNEL = 4004
@@ -39,7 +42,7 @@ class Limits:
     """What one connection may ask for. Times in seconds, sizes in bytes.
 
     ``bindings`` bounds the entries of one join, ``entries_size`` those of all channels together, as JSON;
-    ``refusals`` the refused joins whose replies are still due.
+    ``refusals`` the refused joins whose replies are still due. ``private_only`` leaves out public channels.
     """
 
     channels: int = 100
@@ -51,23 +54,32 @@ class Limits:
     idle_timeout: float = 60.0
     no_channel_timeout: float = 600.0
     refusal_delay: float = 5.0
+    private_only: bool = False
 
 
 class Connection:
     """The conversation on one socket.
 
-    ``verify`` is pure: it gives a token's claims or raises TokenError. ``joins`` is shared by the connections
-    of a server.
+    ``verify`` is pure: it gives a token's claims or raises TokenError. ``joins`` and ``seats`` are shared by
+    the connections of a server; without ``seats`` any number of them may have channels.
     """
 
     def __init__(
-        self, version: Version, token: str, verify: Verify, limits: Limits, now: float, joins: RateWindow
+        self,
+        version: Version,
+        token: str,
+        verify: Verify,
+        limits: Limits,
+        now: float,
+        joins: RateWindow,
+        seats: Seats | None = None,
     ) -> None:
         self._version = version
         self._token = token
         self._verify = verify
         self._limits = limits
         self._joins = joins
+        self._seats = Seats() if seats is None else seats
         self._heard = now
         self._empty_since: float | None = now
         self._over = False
@@ -164,6 +176,8 @@ class Connection:
     def end(self) -> list[Want]:
         """The socket is gone."""
         wants: list[Want] = [Detach(channel.key) for channel in self._channels.values() if channel.bindings]
+        if self._channels:
+            self._seats.leave()
         self._channels.clear()
         return wants
 
@@ -201,11 +215,15 @@ class Connection:
             raise JoinError(
                 f"UnknownErrorOnChannel: the topic is longer than {self._limits.topic_size} bytes"
             )
+        payload = parse_join(message.payload, name)
+        if self._limits.private_only and not payload.private:
+            raise JoinError("PrivateOnly: This project only allows private channels")
+        if not self._channels and self._seats.full:
+            raise JoinError(f"ConnectionRateLimitReached: {TOO_MANY_USERS}")
         if not self._joins.take(now):
             raise _TooManyJoinsError(f"ClientJoinRateLimitReached: {TOO_MANY_JOINS}")
         if len(self._channels) >= self._limits.channels:
             raise JoinError("ChannelRateLimitReached: Too many channels")
-        payload = parse_join(message.payload, name)
         kept = sum(channel.size for channel in self._channels.values())
         if kept + payload.size > self._limits.entries_size:
             raise JoinError(
@@ -233,6 +251,8 @@ class Connection:
         channel = Channel(
             self._next_key, message.topic, join_ref, claims, token, bindings, payload.size, payload.legacy
         )
+        if not self._channels:
+            self._seats.take()
         self._channels[message.topic] = channel
         self._empty_since = None
         echo = [_echo(entry) for entry in payload.entries]
@@ -294,6 +314,7 @@ class Connection:
     def _forget(self, channel: Channel, now: float) -> list[Want]:
         del self._channels[channel.topic]
         if not self._channels:
+            self._seats.leave()
             self._empty_since = now
         return [Detach(channel.key)] if channel.bindings else []
 

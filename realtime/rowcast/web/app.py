@@ -1,4 +1,4 @@
-"""The application: its routes, at both of the prefixes that clients use."""
+"""The application: its routes, at both of the prefixes that clients use; a slash at the end is no matter."""
 
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -6,13 +6,24 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route, WebSocketRoute
 
 from rowcast.web.services import Services
-from rowcast.web.websocket import endpoint
+from rowcast.web.websocket import JSON_UTF8, endpoint
 
 PREFIXES = ("/realtime/v1", "/socket")
+#: Through a gateway of Supabase's, and without one.
+API_PREFIXES = ("/realtime/v1", "")
+_ENDS = ("", "/")
 
 
 async def _not_a_websocket(_: Request) -> Response:
     return PlainTextResponse("This is a WebSocket endpoint: connect with an upgrade.", status_code=400)
+
+
+async def _ping(_: Request) -> Response:
+    return JSONResponse({"message": "Success"}, media_type=JSON_UTF8)
+
+
+async def _healthy(_: Request) -> Response:
+    return PlainTextResponse("ok")
 
 
 async def _alive(_: Request) -> Response:
@@ -29,10 +40,12 @@ async def _ready(request: Request) -> Response:
 
 def create_app(services: Services) -> Starlette:
     """The application over the parts it is handed."""
-    routes: list[Route | WebSocketRoute] = [Route("/healthz", _alive), Route("/readyz", _ready)]
-    for prefix in PREFIXES:
-        routes.append(WebSocketRoute(f"{prefix}/websocket", endpoint))
-        routes.append(Route(f"{prefix}/websocket", _not_a_websocket))
-    app = Starlette(routes=routes)
+    pages = {"/healthz": _alive, "/readyz": _ready, "/healthcheck": _healthy}
+    pages |= {f"{prefix}/api/ping": _ping for prefix in API_PREFIXES}
+    sockets = [f"{prefix}/websocket" for prefix in PREFIXES]
+    pages |= dict.fromkeys(sockets, _not_a_websocket)
+    upgraded = [WebSocketRoute(path + end, endpoint) for path in sockets for end in _ENDS]
+    plain = [Route(path + end, page) for path, page in pages.items() for end in _ENDS]
+    app = Starlette(routes=[*upgraded, *plain])
     app.state.services = services
     return app

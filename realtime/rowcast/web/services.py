@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from rowcast.hub.feed import Feed
 from rowcast.model.rates import RateWindow
+from rowcast.model.seats import Seats
 from rowcast.session.connection import Limits, Verify
 
 
@@ -14,7 +15,7 @@ class Services:
     """The parts that requests use. ``faults`` says why the server is not ready; empty when it is.
 
     ``lane_limit`` in bytes, ``handshake_delay`` (of a refused handshake) in seconds; ``joins`` is how often
-    all clients together may join; ``clock`` is Unix time.
+    all clients together may join, ``seats`` how many of them may have channels; ``clock`` is Unix time.
     """
 
     feed: Feed
@@ -24,4 +25,5 @@ class Services:
     handshake_delay: float
     faults: Callable[[], Mapping[str, str]]
     joins: RateWindow = field(default_factory=lambda: RateWindow(100))
+    seats: Seats = field(default_factory=Seats)
     clock: Callable[[], float] = time.time

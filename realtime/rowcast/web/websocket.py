@@ -19,7 +19,7 @@ from rowcast.model.claims import TokenError
 from rowcast.protocol.codec import decode_binary, decode_text, encode
 from rowcast.protocol.frames import text_frame
 from rowcast.protocol.messages import MalformedMessage, ServerMessage, Version
-from rowcast.session.connection import TOO_MANY_JOINS, Connection
+from rowcast.session.connection import TOO_MANY_JOINS, TOO_MANY_USERS, Connection
 from rowcast.session.wants import Attach, Close, Detach, Send, Want
 from rowcast.web.fallback import AsgiSink
 from rowcast.web.services import Services
@@ -29,7 +29,8 @@ _POLICY = 1008
 _TOO_BIG = 1009
 #: uvloop counts in milliseconds, and calls at once what is due within half of one.
 _SHORTEST_TIMER = 0.001
-_JSON_UTF8 = "application/json; charset=utf-8"
+#: What the original calls its JSON.
+JSON_UTF8 = "application/json; charset=utf-8"
 
 log = structlog.get_logger("rowcast.web")
 
@@ -46,7 +47,7 @@ async def endpoint(websocket: WebSocket) -> None:
     if fault is not None:
         await asyncio.sleep(services.handshake_delay)
         status, text = fault
-        await _refuse(websocket, JSONResponse({"error": text}, status_code=status, media_type=_JSON_UTF8))
+        await _refuse(websocket, JSONResponse({"error": text}, status_code=status, media_type=JSON_UTF8))
         return
     await websocket.accept()
     fast = websocket.scope.get("extensions", {}).get(FAST_LANE)
@@ -76,6 +77,8 @@ def _fault(services: Services, token: str) -> tuple[int, str] | None:
         services.verify(token, now)
     except TokenError as error:
         return 401, error.handshake
+    if services.seats.full:
+        return 429, TOO_MANY_USERS
     return (429, TOO_MANY_JOINS) if services.joins.reached(now) else None
 
 
@@ -102,7 +105,13 @@ class _Conversation:
     ) -> None:
         self._services, self._websocket, self._version, self._lane = services, websocket, version, lane
         self._session = Connection(
-            version, token, services.verify, services.limits, services.clock(), services.joins
+            version,
+            token,
+            services.verify,
+            services.limits,
+            services.clock(),
+            services.joins,
+            services.seats,
         )
         self._subscriptions: dict[int, _Subscription] = {}
         self._loop = asyncio.get_running_loop()
