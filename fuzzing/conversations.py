@@ -16,6 +16,7 @@ from fuzzing.frames import check_encoded, check_message
 from rowcast.auth.tokens import Verifier
 from rowcast.model.claims import Claims, TokenError
 from rowcast.model.rates import RateWindow
+from rowcast.model.seats import Seats
 from rowcast.protocol.codec import decode_binary, decode_text, encode
 from rowcast.protocol.messages import ClientMessage, MalformedMessage, Ref, ServerMessage, Version
 from rowcast.session.channel import PREFIX
@@ -63,7 +64,10 @@ class _Conversation:
 
     def __init__(self, version: Version) -> None:
         self._version, self._now = version, _START
-        self._session = Connection(version, "anon", _verify, _LIMITS, _START, RateWindow(_JOINS_PER_SECOND))
+        self._seats = Seats(1)
+        self._session = Connection(
+            version, "anon", _verify, _LIMITS, _START, RateWindow(_JOINS_PER_SECOND), self._seats
+        )
         #: The joins of each topic that were answered ok, and whose channels have not ended.
         self._joined: defaultdict[str, list[Ref]] = defaultdict(list)
         self._attempts: dict[int, int] = {}
@@ -100,6 +104,7 @@ class _Conversation:
             assert isinstance(want, Detach)
             self._take([want])
         assert not self._attempts, "a subscription outlives its connection"
+        assert not self._seats.taken, "a seat outlives its connection"
 
     def _say(self, frame: bytes, *, binary: bool) -> None:
         try:
@@ -197,6 +202,7 @@ class _Conversation:
 
     def _check_memory(self) -> None:
         channels = self._session._channels
+        assert self._seats.taken == bool(channels)
         assert len(channels) <= _LIMITS.channels
         assert sum(channel.size for channel in channels.values()) <= _LIMITS.entries_size
         held = len(pickle.dumps(channels))

@@ -120,7 +120,7 @@ def _expected(shape: Shape | None, value: Any) -> Any:
             return value[2:]
         case "numeric" | "float4" | "float8", str():
             return None
-        case "numeric" | "float4" | "float8", Decimal():
+        case "numeric" | "float4" | "float8", Decimal() | tuple():
             return value
         case ArrayShape(inner), list():
             return [_expected(shape if isinstance(each, list) else inner, each) for each in value]
@@ -185,11 +185,12 @@ def _deep() -> Iterator[None]:
         sys.setrecursionlimit(limit)
 
 
-def _number(text: str) -> Decimal | str:
+def _number(text: str) -> Decimal | tuple[str]:
     try:
         return Decimal(text)
     except InvalidOperation:
-        return text
+        # An exponent of dozens of digits: no string, and equal to none but itself.
+        return (text,)
 
 
 def _refuse(text: str) -> None:

@@ -19,6 +19,7 @@ from structlog.testing import capture_logs
 from uvicorn.server import ServerState
 
 from fuzzing.surroundings import Feed, Loop, Transport, claims_of
+from rowcast.model.seats import Seats
 from rowcast.protocol.frames import text_frame
 from rowcast.serving.entrance import Entrance
 from rowcast.serving.fastlane import FastLane
@@ -69,6 +70,7 @@ class _Client:
         self._loop, self._feed = loop, Feed()
         self._state = ServerState()
         config, app = _served()
+        self._seats = Seats(1)
         app.state.services = Services(
             feed=self._feed,
             verify=claims_of,
@@ -76,6 +78,7 @@ class _Client:
             lane_limit=LANE_LIMIT,
             handshake_delay=_HANDSHAKE_DELAY,
             faults=dict,
+            seats=self._seats,
             clock=lambda: loop.now,
         )
         self._transport = Transport(loop)
@@ -111,6 +114,7 @@ class _Client:
         self._loop.turn(_TURNS)
         self._check_written(bytes(self._transport.written))
         assert not self._feed.subscribers, "a subscription outlives its connection"
+        assert not self._seats.taken, "a seat outlives its connection"
         assert not self._state.tasks, "a task outlives its connection"
         assert not self._state.connections, "a connection is still counted"
         assert not self._loop.timers(), "a timer outlives its connection"
