@@ -57,7 +57,9 @@ begin
     join pg_class as k on k.oid = relation_version.root
     join pg_namespace as n on n.oid = k.relnamespace
     cross join lateral (
-      -- [name, type, shape, whether it is of the primary key of the table that is reported]
+      -- [name, type, shape, whether it is of the primary key of the table that is reported,
+      --  type and collation as SQL writes them (null is the type's own), type as people read it]
+      -- A filter needs them for rows that were written before the table changed, or went.
       select coalesce(jsonb_agg(jsonb_build_array(
                         a.attname, y.typname,
                         -- What most columns are is told without a call: this runs for every table after DDL.
@@ -67,11 +69,18 @@ begin
                         exists (
                           select from pg_attribute as p join pg_index as x on x.indrelid = p.attrelid
                           where p.attrelid = k.oid and p.attname = a.attname and x.indisprimary
-                            and p.attnum = any ((x.indkey::int2[])[0 : x.indnkeyatts - 1]))
+                            and p.attnum = any ((x.indkey::int2[])[0 : x.indnkeyatts - 1])),
+                        quote_ident(yn.nspname) || '.' || quote_ident(y.typname),
+                        case when a.attcollation <> y.typcollation then (
+                          select quote_ident(cn.nspname) || '.' || quote_ident(c.collname)
+                          from pg_collation as c join pg_namespace as cn on cn.oid = c.collnamespace
+                          where c.oid = a.attcollation) end,
+                        format_type(a.atttypid, null)
                       ) order by a.attnum) filter (where not hidden.is), '[]') as columns,
              coalesce(array_agg(a.attname::text order by a.attnum) filter (where hidden.is), '{}') as omitted
       from pg_attribute as a
       join pg_type as y on y.oid = a.atttypid
+      join pg_namespace as yn on yn.oid = y.typnamespace
       -- A virtual generated column is null in a trigger; a column list may leave columns out.
       cross join lateral (select a.attgenerated = 'v' or not coalesce(
         (select p.attnum from pg_attribute as p where p.attrelid = k.oid and p.attname = a.attname)

@@ -9,6 +9,8 @@ import pytest
 from rowcast.capture.waker import Mode
 from rowcast.db.migrations import migrate
 from rowcast.dev.postgres import Postgres
+from rowcast.model.change import Change
+from rowcast.protocol.changes import encode_data
 from support.proxies import proxied
 from support.streams import streaming, subscribed
 
@@ -201,4 +203,33 @@ async def test_prepared_transactions_can_be_made_and_are_delivered_once_committe
             await connection.execute(f"{end} prepared 'p{n}'")
         await kept.until(lambda: len(kept.changes) >= 5)
         assert sorted(change["record"]["id"] for change in kept.changes) == [0, 2, 10, 11, 12]
+    await connection.close()
+
+
+@pytest.mark.parametrize("filter_", ["", "id=gt.0", "name=like.%"])
+async def test_a_change_that_cannot_be_sent_ends_the_channels_that_hear_its_table_and_no_others(
+    things: str, monkeypatch: pytest.MonkeyPatch, filter_: str
+) -> None:
+    def failing(change: Change, select: frozenset[str] | None = None) -> bytes:
+        if change.relation.table == "things":
+            raise ValueError("a row that must not reach the log")
+        return encode_data(change, select)
+
+    monkeypatch.setattr("rowcast.hub.subscriptions.encode_data", failing)
+    connection = await asyncpg.connect(things)
+    await connection.execute(
+        "alter table things add column name text default 'a'; create table others (id bigint primary key);"
+        "grant select on others to service_role; alter publication supabase_realtime add table others"
+    )
+    async with streaming(things) as stream:
+        broken, fine = await subscribed(stream, "things", filter_), await subscribed(stream, "others")
+        await connection.execute("insert into things (id) values (1); insert into others values (1)")
+        await broken.until(lambda: broken.losses == 1)
+        await fine.until(lambda: len(fine.changes) == 1)
+        monkeypatch.setattr("rowcast.hub.subscriptions.encode_data", encode_data)
+        again = await subscribed(stream, "things", filter_)
+        await connection.execute("insert into things (id) values (2)")
+        await again.until(lambda: len(again.changes) == 1)
+        assert (fine.losses, broken.changes) == (0, [])
+        assert stream.faults() == {}
     await connection.close()

@@ -23,6 +23,7 @@ from rowcast.model.predicate import Predicate
 _CAPTURE_WAIT: Final = 30.0
 _RETRY: Final = 0.25
 _STATEMENT_SECONDS: Final = 10.0
+_EXCEPTION: Final = "An exception happened so please check your connect parameters:"
 
 
 class Refused(Exception):
@@ -120,8 +121,10 @@ class Acceptance:
                 if predicate is not None:
                     predicates[relation.id] = predicate
         except FilterError as error:
-            reason = "An exception happened so please check your connect parameters:"
-            raise _refused(reason, binding, f". Exception: {error}") from None
+            raise _refused(_EXCEPTION, binding, f". Exception: {error}") from None
+        except asyncpg.QueryCanceledError:
+            text = "ERROR 57014 (query_canceled) the filter took too long to check"
+            raise _refused(_EXCEPTION, binding, f". Exception: {text}") from None
         return Accepted(predicates, frozenset(found))
 
     async def _versions(self, connection: Session, tables: Iterable[Table]) -> list[Relation]:

@@ -33,21 +33,9 @@ _REGEXES: Final = frozenset({Op.MATCH, Op.IMATCH})
 _QUALIFIED: Final = re.compile(r'(?:"((?:[^"]|"")*)"|([^".]+))[.]')
 #: What Postgres may take to check a filter: compiling a pattern can take long.
 _CHECK_SECONDS: Final = 2.0
+#: Classes of SQLSTATE that say something of a statement: of its data, its syntax and rights, what it raised.
+_FAULTS: Final = frozenset({"0A", "22", "23", "2B", "42", "P0", "54"})
 _TRUTHS: Final = frozenset({"null", "true", "false", "unknown"})
-
-# Types qualified by their schema, and never in SQL's own words: `character` would mean one character.
-_TYPES = """
-select a.attname::text as column, quote_ident(n.nspname) || '.' || quote_ident(t.typname) as type,
-       format_type(a.atttypid, null) as shown, n.nspname::text as schema, t.typname::text as name,
-       case when a.attcollation <> t.typcollation then (
-         select quote_ident(cn.nspname) || '.' || quote_ident(c.collname)
-         from pg_collation as c join pg_namespace as cn on cn.oid = c.collnamespace
-         where c.oid = a.attcollation)
-       else '' end as collation
-from pg_attribute as a
-join pg_type as t on t.oid = a.atttypid join pg_namespace as n on n.oid = t.typnamespace
-where a.attrelid = $1::oid and a.attnum > 0 and not a.attisdropped
-"""
 
 
 class FilterError(Exception):
@@ -60,13 +48,12 @@ class FilterError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class _Type:
-    """A column's type: for SQL, and for people."""
+    """A column's type: for SQL, for people, and what Python may decide of it."""
 
     type: str
-    shown: str
-    schema: str
-    kind: str
     collation: str
+    shown: str
+    kind: str
 
 
 class Filters:
@@ -89,7 +76,7 @@ class Filters:
         ``others`` are the same filter, ready for other versions: one whose columns have the same types will
         do. Raises FilterError, whose text says what does not fit. None for a binding without a filter.
         """
-        types = await self._types_of(connection, relation)
+        types = self._types_of(relation)
         for name in binding.select or ():
             if name not in types:
                 raise FilterError(f"invalid column for select {name}")
@@ -122,21 +109,13 @@ class Filters:
         columns = {name: Column(type_.kind, type_.type, type_.collation) for name, type_ in types.items()}
         return make_predicate(binding.filter, columns, values)
 
-    async def _types_of(self, connection: Session, relation: Relation) -> dict[str, _Type]:
+    def _types_of(self, relation: Relation) -> dict[str, _Type]:
         known = self._types.get(relation.id)
         if known is None:
-            columns = {column.name: column for column in relation.columns}
-            known = {
-                record["column"]: _Type(
-                    record["type"], record["shown"], record["schema"],
-                    _kind(columns[record["column"]].shape), record["collation"],
-                )
-                for record in await connection.fetch(_TYPES, relation.oid)
-                # A column that was dropped, or had another type when the rows were written, cannot be
-                # filtered.
-                if record["column"] in columns and columns[record["column"]].type == record["name"]
-            }  # fmt: skip
-            self._types[relation.id] = known
+            known = self._types[relation.id] = {
+                column.name: _Type(column.sql, column.collation, column.shown, _kind(column.shape))
+                for column in relation.columns
+            }
         return known
 
     async def _ask(
@@ -147,6 +126,9 @@ class Filters:
         try:
             return await self._cast(connection, asked, types, role)
         except asyncpg.PostgresError as error:
+            # A lost connection, a server without room, a time limit: nothing that the filter is to blame for.
+            if (error.sqlstate or "")[:2] not in _FAULTS:
+                raise
             if len(asked) == 1:
                 raise _fault(error, asked[0], types[asked[0].column]) from None
         found: dict[Condition, tuple[bytes, ...]] = {}
@@ -161,7 +143,7 @@ class Filters:
             _probe(condition, types[condition.column], f"${number}")
             for number, condition in enumerate(asked, start=1)
         ]
-        schemas = [types[condition.column].schema for condition in asked]
+        schemas = [_schema(types[condition.column].type) for condition in asked]
         async with as_subscriber(connection, role, schemas, _CHECK_SECONDS):
             record = await connection.fetchrow(
                 "select " + ", ".join(parts), *(condition.value for condition in asked)

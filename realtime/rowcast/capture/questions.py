@@ -8,6 +8,7 @@ off, and its subscribers are told; a row that a condition fails on passes no fil
 import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Final
 
@@ -18,7 +19,7 @@ from rowcast.capture.filters import answer
 from rowcast.db.connection import LOST, connect
 from rowcast.hub.feed import Subscriber
 from rowcast.hub.subscriptions import MayRead, Subscriptions
-from rowcast.model.change import Change
+from rowcast.model.change import Change, Relation
 from rowcast.model.predicate import Ask, Truth
 from rowcast.protocol.rows import image_of
 
@@ -44,14 +45,15 @@ class Questions:
     """The queue, and what empties it. ``seconds`` bounds each question."""
 
     def __init__(
-        self, subscriptions: Subscriptions, may_read: MayRead, seconds: float, lose: Callable[[str], None]
+        self,
+        subscriptions: Subscriptions,
+        may_read: MayRead,
+        seconds: float,
+        lose: Callable[[str], None],
+        isolated: Callable[[Subscriptions, Relation], AbstractContextManager[None]],
     ) -> None:
-        self._subscriptions, self._may_read, self._seconds, self._lose = (
-            subscriptions,
-            may_read,
-            seconds,
-            lose,
-        )
+        self._subscriptions, self._may_read, self._seconds = subscriptions, may_read, seconds
+        self._lose, self._isolated = lose, isolated
         self._waiting: deque[Change] = deque()
         self._size = 0
         self._taken = self._sent = 0
@@ -108,7 +110,8 @@ class Questions:
 
     def _publish(self, batch: Sequence[Change], answers: Sequence[dict[str, dict[Ask, Truth]]]) -> None:
         for change, given in zip(batch, answers, strict=True):
-            self._subscriptions.publish(change, self._may_read, given)
+            with self._isolated(self._subscriptions, change.relation):
+                self._subscriptions.publish(change, self._may_read, given)
             self._waiting.popleft()
             self._size -= _size(change)
             self.position = change.position

@@ -15,12 +15,15 @@ from rowcast.relations where id = any($1::int[])"""
 
 
 class _Entry(msgspec.Struct, array_like=True):
-    """A column as it stands in ``rowcast.relations.columns``. Older versions have two members only."""
+    """A column as it stands in ``rowcast.relations.columns``. Older versions have the first members only."""
 
     name: str
     type: str
     shape: Any = None
     key: bool = False
+    sql: str | None = None
+    collation: str | None = None
+    shown: str | None = None
 
 
 class Relations:
@@ -56,4 +59,11 @@ def _relation(record: asyncpg.Record) -> Relation:
 
 
 def _column(entry: _Entry) -> Column:
-    return Column(entry.name, entry.type, None if entry.shape is None else parse_shape(entry.shape))
+    return Column(
+        entry.name,
+        entry.type,
+        None if entry.shape is None else parse_shape(entry.shape),
+        entry.sql or f'pg_catalog."{entry.type}"',
+        entry.collation or "",
+        entry.shown or entry.type,
+    )

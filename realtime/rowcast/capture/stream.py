@@ -6,9 +6,11 @@ so nothing is lost with it. What is handed to subscribers is in order, and only 
 """
 
 import asyncio
+import contextlib
 import random
 import time
-from collections.abc import Awaitable, Callable, Collection, Sequence
+import traceback
+from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from typing import Final
 
 import asyncpg
@@ -67,7 +69,9 @@ class Stream:
         self._direct_dsn = direct_dsn
         self._rights, self._retention = rights, retention
         self._audiences = audiences = Audiences(subscriptions)
-        self._questions = Questions(audiences.asking, rights.may_read, filter_timeout, self._lose_asking)
+        self._questions = Questions(
+            audiences.asking, rights.may_read, filter_timeout, self._lose_asking, self._isolated
+        )
         self._reader = Reader(page_size)
         self._relations = Relations()
         self._waker = Waker()
@@ -169,14 +173,21 @@ class Stream:
             began = time.monotonic()
             try:
                 await work()
-            except (*REFUSED, asyncpg.PostgresError, DatabaseError) as error:
-                # A name and no arguments: an error's text may hold rows.
-                if not told or isinstance(error, DatabaseError):
+            except DatabaseError as error:
+                log.warning("database_unusable", part=part, error=type(error).__name__, detail=str(error))
+            except Exception as error:
+                # What is no fault of the database is ours: it must not take the other parts with it.
+                lost = isinstance(error, (*REFUSED, asyncpg.PostgresError))
+                if not told or not lost:
+                    # A name and no arguments: an error's text may hold rows.
+                    where = traceback.extract_tb(error.__traceback__)[-1]
                     log.warning(
-                        "database_lost", part=part, database=place(self._direct_dsn),
-                        error=type(error).__name__, detail=str(error) if isinstance(error, DatabaseError) else
-                        None,
-                    )  # fmt: skip
+                        "database_lost" if lost else "part_failed",
+                        part=part,
+                        database=place(self._direct_dsn),
+                        error=type(error).__name__,
+                        at=None if lost else f"{where.name}:{where.lineno}",
+                    )
                     told = True
             self._up[part] = False
             if time.monotonic() - began > _BACKOFF[1]:
@@ -297,9 +308,23 @@ class Stream:
             commit_timestamp=f"{row.committed:%Y-%m-%dT%H:%M:%S}.{row.committed.microsecond // 1000:03}Z",
         )
         if heard:
-            plain.publish(change, self._rights.may_read)
+            with self._isolated(plain, relation):
+                plain.publish(change, self._rights.may_read)
         if asked:
             self._questions.put(change, self._read_to())
+
+    @contextlib.contextmanager
+    def _isolated(self, subscriptions: Subscriptions, relation: Relation) -> Iterator[None]:
+        """A change that cannot be sent is missed by those who hear its table, and they are told."""
+        try:
+            yield
+        except Exception as error:
+            # A name and no arguments: an error's text may hold rows.
+            table = f"{relation.schema}.{relation.table}"
+            log.error("change_not_sent", table=table, error=type(error).__name__)
+            for subscriber in subscriptions.hearers(relation):
+                self._detach(subscriber)
+                subscriber.lost()
 
     def _unheard(self) -> Collection[int]:
         """Relations whose rows came lately and that nobody subscribes to, as of now.
@@ -337,9 +362,9 @@ class Stream:
                     self._tables_changed.clear()
                     self._rights.forget()
                     done = await reconcile(connection)
+                    self._up["keeper"] = True
                     await self._review.hold(connection)
                     due = time.monotonic() + (_RECONCILE_SECONDS if done else _RECONCILE_RETRY)
-                self._up["keeper"] = True
                 if self._waker.mode is not Mode.FOLLOWING:
                     await self._retention.tend(connection)
                     if (commit := self._retention.commit_seconds) is not None:

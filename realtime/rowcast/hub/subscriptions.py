@@ -236,6 +236,11 @@ class Subscriptions:
         """Whether anyone asked for changes of this table, of whatever kind."""
         return any(place in self._by_place for place in _places(relation.schema, relation.table))
 
+    def hearers(self, relation: Relation) -> list[Subscriber]:
+        """Who asked for changes of this table, of whatever kind."""
+        places = _places(relation.schema, relation.table)
+        return list(dict.fromkeys(one for place in places for one in self._by_place.get(place, ())))
+
     def heard(self, relation: Relation, op: Op) -> bool:
         """Whether anyone may want changes of this kind."""
         return bool(self._of(relation.schema, relation.table, op)) or any(

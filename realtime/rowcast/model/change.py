@@ -23,11 +23,16 @@ class Column:
     """A column of a relation: its name and its ``pg_type.typname`` (``int8``, ``_text``, ``mood``).
 
     ``shape`` says what the JSON of its values is; None where the relation was described before shapes were.
+    ``sql`` and ``collation`` are its type and collation, qualified as SQL writes them; an empty collation is
+    the type's own. ``shown`` is the type as people read it (``bigint``).
     """
 
     name: str
     type: str
     shape: Shape | None = None
+    sql: str = ""
+    collation: str = ""
+    shown: str = ""
 
 
 @dataclass(frozen=True, slots=True)
