@@ -6,7 +6,7 @@ import msgspec
 import pytest
 from fuzzing.positions import fuzz_positions
 from fuzzing.rows import fuzz_rows
-from fuzzing.sockets import fuzz_sockets
+from fuzzing.sockets import REQUEST, fuzz_sockets
 from websockets.exceptions import InvalidState
 
 from rowcast.model.claims import Claims
@@ -47,6 +47,19 @@ def test_a_position_whose_end_opens_what_its_start_saw_end_is_refused(end: bytes
 )
 def test_a_text_that_is_no_utf_8_and_a_close_frame_in_one_read_are_no_error() -> None:
     fuzz_sockets(b"\0" + b"\x81\x81\0\0\0\0\xff" + b"\x88\x80\0\0\0\0")
+
+
+@pytest.mark.xfail(raises=AssertionError, reason="frames are read before the handshake is answered")
+@pytest.mark.parametrize(
+    "frame",
+    [b"\x0a\0", b"\x81\x02[]", b"\x89\x80\0\0\0\0"],
+    ids=["no frame", "an unmasked one", "a ping, whose pong comes before the answer"],
+)
+def test_a_frame_before_the_handshake_is_answered_does_no_harm(frame: bytes) -> None:
+    request = REQUEST.replace(b"apikey=anon", b"apikey=wrong")  # which is answered late
+    # In pieces of 31 bytes, since what is in one read with the end of the request is not heard.
+    steps = b"\x1e" * (len(request) // 31) + bytes([len(request) % 31 - 1])
+    fuzz_sockets(bytes([len(steps)]) + steps + request + frame)
 
 
 @pytest.mark.xfail(raises=AssertionError, reason="any number of entries is echoed, each with an id")
