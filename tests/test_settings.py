@@ -6,6 +6,7 @@ import pytest
 
 from rowcast.errors import SettingsError
 from rowcast.settings import describe, load, parse_duration, parse_size
+from support.keys import key_set, signer
 
 URL = "postgresql://me:a-password@db.example:5432/app?password=another-one"
 SECRET = "s" * 32
@@ -15,6 +16,8 @@ SECRET = "s" * 32
 def _plain_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)  # no .env file of a developer's
     for name in ("DATABASE_URL", "ROWCAST_DATABASE_URL", "ROWCAST_JWT_SECRET", "JWT_SECRET", "PORT"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("ROWCAST_JWKS", "ROWCAST_JWT_SECRET_NEXT", "JWT_CLAIM_VALIDATORS", "ROWCAST_JWT_LEEWAY"):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -38,7 +41,7 @@ def test_what_is_missing_is_named() -> None:
     with pytest.raises(SettingsError) as fault:
         load()
     assert "DATABASE_URL is missing" in str(fault.value)
-    assert "ROWCAST_JWT_SECRET is missing" in str(fault.value)
+    assert "ROWCAST_JWT_SECRET is missing, and no keys are in ROWCAST_JWKS" in str(fault.value)
 
 
 def test_no_secret_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,3 +130,59 @@ def test_a_wrong_number_of_milliseconds_is_named(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("CHANNEL_ERROR_BACKOFF_MS", "long")
     with pytest.raises(SettingsError, match="ROWCAST_REFUSAL_DELAY is no duration"):
         load()
+
+
+KEYS = key_set(signer("ES256"))
+ADDRESS = "https://me:a-password@auth.example/jwks.json?key=a-password"
+
+
+@pytest.mark.parametrize("jwks", [KEYS, ADDRESS, "HTTP://localhost:9/jwks.json"])
+def test_a_key_set_does_without_a_secret(monkeypatch: pytest.MonkeyPatch, jwks: str) -> None:
+    monkeypatch.setenv("DATABASE_URL", "postgresql://me@db.example/app")
+    monkeypatch.setenv("ROWCAST_JWT_SECRET", "")
+    monkeypatch.setenv("ROWCAST_JWKS", jwks)
+    settings = load()
+    assert settings.jwt_secrets == ()
+    found = {one.variable: one.value for one in describe(settings, {})}
+    assert (found["ROWCAST_JWKS"], found["ROWCAST_JWT_SECRET"]) == ("********", "")
+    assert "a-password" not in repr(settings)
+
+
+@pytest.mark.parametrize("empty", ["", " ", '{"keys":[]}'])
+def test_a_key_set_without_keys_needs_a_secret(monkeypatch: pytest.MonkeyPatch, empty: str) -> None:
+    monkeypatch.setenv("DATABASE_URL", "postgresql://me@db.example/app")
+    monkeypatch.setenv("ROWCAST_JWKS", empty)
+    monkeypatch.setenv("ROWCAST_JWT_SECRET_NEXT", SECRET[::-1])
+    with pytest.raises(SettingsError, match="ROWCAST_JWT_SECRET is missing"):
+        load()
+    monkeypatch.setenv("ROWCAST_JWT_SECRET", SECRET)
+    settings = load()
+    assert (settings.jwks, settings.jwt_secrets) == (None, (SECRET, SECRET[::-1]))
+
+
+def test_what_is_wrong_about_keys_is_named_and_nothing_of_it_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATABASE_URL", "postgresql://me@db.example/app")
+    monkeypatch.setenv("ROWCAST_JWT_SECRET", KEYS)
+    monkeypatch.setenv("ROWCAST_JWT_SECRET_NEXT", "a-password")
+    monkeypatch.setenv("ROWCAST_JWKS", '{"keys":[{"kty":"oct","kid":"k","k":"a-password"}]}')
+    monkeypatch.setenv("JWT_CLAIM_VALIDATORS", '["a-password"]')
+    monkeypatch.setenv("ROWCAST_JWT_LEEWAY", "a while")
+    with pytest.raises(SettingsError) as fault:
+        load()
+    text = str(fault.value)
+    assert "ROWCAST_JWT_SECRET is a public key, a certificate or a key set" in text
+    assert "ROWCAST_JWT_SECRET_NEXT must have at least 32 bytes" in text
+    assert "ROWCAST_JWKS has no key that can be used: key 1 is too short" in text
+    assert "ROWCAST_JWT_CLAIM_VALIDATORS is no JSON object" in text
+    assert "ROWCAST_JWT_LEEWAY is no duration" in text
+    assert "a-password" not in text
+    assert signer("ES256").jwk["x"] not in text
+
+
+def test_claims_that_are_required_are_read_from_json(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATABASE_URL", "postgresql://me@db.example/app")
+    monkeypatch.setenv("ROWCAST_JWT_SECRET", SECRET)
+    assert load().jwt_claim_validators == {}
+    for text, claims in (("", {}), ('{"iss": "https://a", "n": 1}', {"iss": "https://a", "n": 1})):
+        monkeypatch.setenv("JWT_CLAIM_VALIDATORS", text)
+        assert load().jwt_claim_validators == claims

@@ -14,6 +14,7 @@ import uvloop
 from starlette.applications import Starlette
 
 from rowcast.auth.access import Access
+from rowcast.auth.jwks import Jwks
 from rowcast.auth.tokens import Verifier
 from rowcast.capture.retention import Retention
 from rowcast.capture.stream import Stream
@@ -64,9 +65,15 @@ async def running(settings: Settings) -> AsyncIterator[Runtime]:
         ),
         filter_timeout=settings.filter_timeout,
     )
+    jwks = None if settings.jwks is None else Jwks(settings.jwks.get_secret_value())
     services = Services(
         feed=stream,
-        verify=Verifier(settings.jwt_secret.get_secret_value()),
+        verify=Verifier(
+            *settings.jwt_secrets,
+            find=None if jwks is None else jwks.find,
+            required=settings.jwt_claim_validators,
+            leeway=settings.jwt_leeway,
+        ),
         limits=Limits(
             channels=settings.max_channels,
             bindings=settings.max_bindings,
@@ -81,16 +88,20 @@ async def running(settings: Settings) -> AsyncIterator[Runtime]:
         ),
         lane_limit=settings.lane_limit,
         handshake_delay=settings.handshake_delay,
-        faults=stream.faults,
+        faults=lambda: stream.faults() | ({} if jwks is None else jwks.faults()),
         joins=RateWindow(settings.max_joins_per_second),
         seats=Seats(settings.max_connections),
     )
     async with asyncio.TaskGroup() as tasks:
-        work = tasks.create_task(stream.run())
+        works = [tasks.create_task(stream.run())]
         try:
+            if jwks is not None:
+                works.append(tasks.create_task(jwks.run()))
+                await jwks.tried.wait()
             yield Runtime(create_app(services), stream, subscriptions)
         finally:
-            work.cancel()
+            for work in works:
+                work.cancel()
             pool.terminate()
 
 
@@ -162,5 +173,6 @@ def configure_logging(level: str) -> None:
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
     logging.basicConfig(level=level.upper(), stream=sys.stderr, format="%(levelname)s %(name)s %(message)s")
-    # Its INFO lines tell of each connection, which nobody asked for.
-    logging.getLogger("uvicorn").setLevel(max(logging.WARNING, logging.getLogger().level))
+    # Their INFO lines tell of each connection, which nobody asked for, or show addresses whole.
+    for name in ("uvicorn", "httpx", "httpcore"):
+        logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLogger().level))

@@ -8,7 +8,16 @@ from datetime import timedelta
 from typing import Annotated, Any, Final
 from urllib.parse import urlsplit, urlunsplit
 
-from pydantic import AliasChoices, BeforeValidator, Field, SecretStr, ValidationError, field_validator
+import msgspec
+from pydantic import (
+    AliasChoices,
+    BeforeValidator,
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -17,6 +26,8 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from rowcast.auth.jwks import Jwks
+from rowcast.auth.keys import secret_key
 from rowcast.errors import SettingsError
 
 _DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)?")
@@ -29,7 +40,6 @@ _HOSTS: Final = re.compile(r"(\[[^\]]*\]|[^:\[\],@]*)(:\d+)?(,(\[[^\]]*\]|[^:\[\
 _IN_MILLISECONDS: Final = frozenset(
     {"CONNECT_ERROR_BACKOFF_MS", "CHANNEL_ERROR_BACKOFF_MS", "NO_CHANNEL_TIMEOUT_IN_MS"}
 )
-_MIN_SECRET: Final = 32
 _HIDDEN: Final = "********"
 
 
@@ -70,7 +80,16 @@ class Settings(BaseSettings):
 
     database_url: SecretStr = Field(validation_alias=_from("DATABASE_URL", "ROWCAST_DATABASE_URL"))
     direct_url: SecretStr | None = Field(None, validation_alias=_from("ROWCAST_DIRECT_URL"))
-    jwt_secret: SecretStr = Field(validation_alias=_from("ROWCAST_JWT_SECRET", "JWT_SECRET"))
+    jwks: SecretStr | None = Field(None, validation_alias=_from("ROWCAST_JWKS"))
+    # Empty where tokens are verified by the key set alone.
+    jwt_secret: SecretStr = Field(
+        SecretStr(""), validate_default=True, validation_alias=_from("ROWCAST_JWT_SECRET", "JWT_SECRET")
+    )
+    jwt_secret_next: SecretStr = Field(SecretStr(""), validation_alias=_from("ROWCAST_JWT_SECRET_NEXT"))
+    jwt_claim_validators: Annotated[Mapping[str, Any], NoDecode] = Field(
+        {}, validation_alias=_from("ROWCAST_JWT_CLAIM_VALIDATORS", "JWT_CLAIM_VALIDATORS")
+    )
+    jwt_leeway: Duration = Field(0.0, validation_alias=_from("ROWCAST_JWT_LEEWAY"))
     host: str = Field("0.0.0.0", validation_alias=_from("ROWCAST_HOST"))
     port: int = Field(4000, ge=0, le=65535, validation_alias=_from("PORT", "ROWCAST_PORT"))
     roles: Annotated[tuple[str, ...], NoDecode] = Field(
@@ -156,12 +175,31 @@ class Settings(BaseSettings):
             )
         return value
 
-    @field_validator("jwt_secret")
+    @field_validator("jwks")
     @classmethod
-    def _long_enough(cls, value: SecretStr) -> SecretStr:
-        if len(value.get_secret_value().encode()) < _MIN_SECRET:
-            raise ValueError(f"must have at least {_MIN_SECRET} bytes: make one with `openssl rand -hex 32`")
+    def _key_set(cls, value: SecretStr | None) -> SecretStr | None:
+        """None also for a set without keys, such as Supabase has where only secrets sign."""
+        where = "" if value is None else value.get_secret_value().strip()
+        return None if not where or Jwks(where).empty else value
+
+    @field_validator("jwt_secret", "jwt_secret_next")
+    @classmethod
+    def _secret(cls, value: SecretStr, info: ValidationInfo) -> SecretStr:
+        if value.get_secret_value():
+            secret_key(value.get_secret_value())
+        elif info.field_name == "jwt_secret" and info.data.get("jwks", value) is None:
+            raise ValueError("is missing, and no keys are in ROWCAST_JWKS: one of the two is needed")
         return value
+
+    @field_validator("jwt_claim_validators", mode="before")
+    @classmethod
+    def _object(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        try:
+            return msgspec.json.decode(value or "{}", type=dict[str, Any])
+        except (msgspec.DecodeError, RecursionError):
+            raise ValueError('is no JSON object such as {"iss": "https://auth.example"}') from None
 
     @field_validator("log_level")
     @classmethod
@@ -174,6 +212,12 @@ class Settings(BaseSettings):
     def dsn(self) -> str:
         """Where short questions go: perhaps a pooler."""
         return self.database_url.get_secret_value()
+
+    @property
+    def jwt_secrets(self) -> tuple[str, ...]:
+        """The secrets that tokens may be signed with."""
+        secrets = (self.jwt_secret.get_secret_value(), self.jwt_secret_next.get_secret_value())
+        return tuple(filter(None, secrets))
 
     @property
     def direct_dsn(self) -> str:
@@ -243,7 +287,7 @@ def _show(value: Any) -> str:
         text = value.get_secret_value()
         parts = urlsplit(text)
         if parts.scheme not in ("postgres", "postgresql"):
-            return _HIDDEN
+            return _HIDDEN if text else ""
         host = parts.netloc.rpartition("@")[2]
         user = f"{parts.username}:{_HIDDEN}@" if parts.username else ""
         # A query may hold a password, too.

@@ -180,6 +180,11 @@ def _duration(text: str) -> float:
         raise typer.BadParameter(f"{text!r} {error}") from None
 
 
+def _secret(settings: Settings) -> str:
+    secret = settings.jwt_secret.get_secret_value()
+    return secret or _fail("ROWCAST_JWT_SECRET is missing: tokens are signed with it.", 2)
+
+
 @app.command()
 def token(
     role: Annotated[str, typer.Option(help="The Postgres role that the token stands for.")],
@@ -190,7 +195,7 @@ def token(
     settings = _settings(**({} if "DATABASE_URL" in os.environ else {"database_url": "postgresql://unused"}))
     now = int(time.time())
     claims = {"role": role, "iat": now, "exp": now + int(_duration(expires)), **({"sub": sub} if sub else {})}
-    print(sign(claims, settings.jwt_secret.get_secret_value()))
+    print(sign(claims, _secret(settings)))
 
 
 @app.command()
@@ -207,7 +212,7 @@ def tail(
 
     settings = _settings(**({} if "DATABASE_URL" in os.environ else {"database_url": "postgresql://unused"}))
     address = url or f"http://127.0.0.1:{settings.port}"
-    _run(follow(address, table, role, settings.jwt_secret.get_secret_value(), as_json=as_json), settings)
+    _run(follow(address, table, role, _secret(settings), as_json=as_json), settings)
 
 
 @app.command("settings")

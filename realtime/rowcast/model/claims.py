@@ -9,7 +9,8 @@ from typing import Any, Self
 class Claims:
     """Claims of a token that has been verified.
 
-    ``expires_at`` is ``exp`` in seconds since the Unix epoch. ``raw`` holds every claim as it was signed.
+    ``expires_at`` is when they end, in seconds since the Unix epoch: ``exp``, and the leeway that the server
+    gives. ``raw`` holds every claim as it was signed.
     """
 
     role: str
