@@ -8,8 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rowcast.model.change import Change, Column, Op, Relation
+from rowcast.model.shape import ArrayShape, RowShape
 from rowcast.protocol.changes import SMALL_VALUE, encode_data, encode_legacy, encode_message, encode_reduced
 from rowcast.protocol.messages import Version
+from rowcast.protocol.rows import row_of
 
 COLUMNS = (
     Column("id", "int8", "int8"),
@@ -140,6 +142,32 @@ def test_rows_with_values_nested_deeper_than_parsers_go_are_encoded() -> None:
     assert b'"record":{"a":' + deep + b',"id":1}' in encoded
     assert encoded.count(deep) == 1
     assert json.loads(encode_reduced(change(relation, Op.UPDATE, image, image)))["record"] == {"id": 1}
+
+
+@pytest.mark.parametrize("half", [rb'"\ud800"', rb'{"\udfff":["\ud800"]}'])
+@pytest.mark.parametrize("select", [None, frozenset({"j", "c"})])
+@pytest.mark.parametrize("shape", ["json", "jsonb"])
+def test_rows_with_half_of_a_surrogate_pair_are_encoded_as_they_are(
+    shape: str, select: frozenset[str] | None, half: bytes
+) -> None:
+    composite = RowShape((("j", shape), ("b", "bytea")))
+    columns = (
+        Column("c", "pair", composite), Column("id", "int8", "int8"), Column("j", shape, shape),
+        Column("l", "_pair", ArrayShape(composite)),
+    )  # fmt: skip
+    relation = Relation(7, 1, "public", "t", columns, frozenset({"id", "j"}), key=frozenset({"id"}))
+    pair = b'{"j":' + half + rb',"b":"\\x01"}'
+    image = b'{"c":' + pair + b',"id":1,"j":' + half + b',"l":[' + pair + b"]}"
+    update = change(relation, Op.UPDATE, image, image)
+    record = b'"record":{"c":{"b":"01","j":' + half + b'},"j":' + half
+    encoded = encode_data(update, select)
+    assert record + b',"l":[' + pair + b'],"id":1},' in encoded if select is None else record in encoded
+    assert b'"old_record":{"j":' + half + b',"id":1},' in encoded
+    assert record in encode_reduced(update, select)
+    row = row_of(update)
+    assert {name: row[name] for name in row} == {
+        "c": pair, "id": b"1", "j": half, "l": b"[" + pair + b"]",
+    }  # fmt: skip
 
 
 @given(NAMES, NAMES, st.dictionaries(NAMES, st.text(), min_size=1))

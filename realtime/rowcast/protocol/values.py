@@ -4,7 +4,8 @@ Keys stand in jsonb's order and ``json`` is normalised; bytea is hex without ``\
 null; no number has an exponent. All else agrees already, and stays the bytes that Postgres wrote. What has to
 be done is found once for each relation; a row of which nothing has to be done is not even parsed.
 
-Nothing here fails for what a row holds: a value that cannot be read, being nested too deep, stays as it is.
+Nothing here fails for what a row holds: a value that cannot be read stays as it is. Postgres lets such pass,
+nested too deep for parsers or, in ``json``, with one half of a surrogate pair.
 """
 
 import contextlib
@@ -29,6 +30,7 @@ _encode: Final = msgspec.json.Encoder().encode
 _fields: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _elements: Final = msgspec.json.Decoder(list[msgspec.Raw])
 _TOKEN: Final = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|[\[\]{},:]', re.DOTALL)
+_NUMERALS: Final = frozenset(b"-0123456789")
 _UNREADABLE: Final = (ValueError, RecursionError)
 
 
@@ -47,8 +49,10 @@ def split(image: bytes) -> Mapping[str, bytes]:
     """The values of a JSON object by their names, unparsed. ValueError where it is none."""
     try:
         return _fields.decode(image)
-    except RecursionError:
-        return _split_deep(image)
+    except msgspec.ValidationError:
+        raise
+    except (msgspec.DecodeError, RecursionError):
+        return _split_unread(image)
 
 
 def plain(number: str) -> str:
@@ -64,8 +68,16 @@ def plain(number: str) -> str:
 
 def _order(name: str) -> tuple[int, bytes]:
     """jsonb's: shorter names first, then by their bytes."""
-    text = name.encode()
+    text = name.encode("utf-8", "surrogatepass")
     return len(text), text
+
+
+def _quoted(name: str) -> bytes:
+    """A name as JSON; half of a surrogate pair, which UTF-8 cannot hold, as an escape."""
+    try:
+        return _encode(name)
+    except UnicodeEncodeError:
+        return json.dumps(name).encode()
 
 
 def _stands(fields: list[tuple[str, Rewrite | None]]) -> bool:
@@ -110,7 +122,9 @@ def _finite(text: bytes) -> bytes:
 def _float(text: bytes) -> bytes:
     if text.startswith(b'"'):
         return b"null"
-    return plain(text.decode()).encode() if b"e" in text or text == b"-0" else text
+    # A field of a composite may have been replaced by one of another type: `true` has an e, too.
+    exponent = b"e" in text and text[0] in _NUMERALS
+    return plain(text.decode()).encode() if exponent or text == b"-0" else text
 
 
 def _number(text: str) -> msgspec.Raw:
@@ -186,12 +200,14 @@ class _RowRewrite:
             if rewrite is not None:
                 with contextlib.suppress(*_UNREADABLE):
                     value = rewrite(value)
-            parts.append(_encode(name) + b":" + value)
+            parts.append(_quoted(name) + b":" + value)
         return b"{" + b",".join(parts) + b"}"
 
 
-def _split_deep(image: bytes) -> dict[str, bytes]:
-    """What ``split`` gives, however deep the values are nested: Postgres allows more than parsers here do."""
+def _split_unread(image: bytes) -> dict[str, bytes]:
+    """What ``split`` gives, without looking into the values."""
+    if not image.lstrip().startswith(b"{"):
+        raise ValueError("not an object")
     values: dict[str, bytes] = {}
     name, depth, start = "", 0, 0
     for token in _TOKEN.finditer(image):
@@ -199,7 +215,7 @@ def _split_deep(image: bytes) -> dict[str, bytes]:
             case b"{" | b"[":
                 depth += 1
             case b":" if depth == 1:
-                name = msgspec.json.decode(image[start : token.start()], type=str)
+                name = json.loads(image[start : token.start()])
             case b"," if depth == 1:
                 values[name] = image[start : token.start()].strip()
             case b"}" | b"]":
