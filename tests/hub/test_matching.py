@@ -2,15 +2,17 @@
 
 import json
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from rowcast.hub.bounds import Bounds
 from rowcast.hub.feed import Subscriber
 from rowcast.hub.matching import FilterIndex, Listeners
+from rowcast.hub.subscriptions import Subscriptions
 from rowcast.model.binding import Binding
 from rowcast.model.filter import Condition, Filter, Group, Op
-from rowcast.model.predicate import Column, casts, make_predicate
+from rowcast.model.predicate import NEVER, Column, Predicate, casts, make_predicate
 
 COLUMNS = {"n": Column("int4", "int4"), "t": Column("text", "text"), "d": Column("numeric", "numeric")}
 VALUES = {"n": st.integers(-3, 3), "t": st.sampled_from("abc"), "d": st.decimals(-2, 2, places=1)}
@@ -121,6 +123,32 @@ def test_a_filter_that_is_not_ready_is_missing_until_it_is() -> None:
     index.add(listeners)
     assert not index.missing
     assert [found for found, _ in index.matches({"n": b"1"}, {})] == [listeners]
+
+
+def test_a_filter_that_was_given_up_is_found_once_it_is_ready_after_all() -> None:
+    filter_ = Condition("n", (), Op.EQ, "1", False)
+    ready = make_predicate(filter_, COLUMNS, {filter_: (b"1",)})
+    subscriptions, listeners = Subscriptions(limit=1), listeners_of(1, filter_)
+    listeners.predicates.clear()
+    index = FilterIndex(1)
+    index.add(listeners)
+    subscriptions.ready(listeners, {1: NEVER})
+    assert (list(index.missing), list(index.matches({"n": b"1"}, {})), len(index)) == ([], [], 1)
+    subscriptions.ready(listeners, {1: ready})
+    subscriptions.ready(listeners, {1: NEVER})
+    assert [found for found, _ in index.matches({"n": b"1"}, {})] == [listeners]
+    index.remove(listeners)
+    assert (list(index.matches({"n": b"1"}, {})), len(index), listeners.indexes) == ([], 0, set())
+
+
+@pytest.mark.parametrize("predicate", [NEVER, None])
+def test_an_index_that_is_given_up_is_forgotten_by_all_its_listeners(predicate: Predicate | None) -> None:
+    index, listeners = FilterIndex(1), listeners_of(1, Condition("n", (), Op.EQ, "1", False))
+    if predicate is not None:
+        listeners.predicates[1] = predicate
+    index.add(listeners)
+    index.clear()
+    assert listeners.indexes == set()
 
 
 def test_listeners_count_their_members_by_role() -> None:

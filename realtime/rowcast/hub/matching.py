@@ -93,13 +93,18 @@ class FilterIndex:
     relation: int
     missing: dict[Listeners, None] = field(default_factory=dict)
     _always: dict[Listeners, None] = field(default_factory=dict)
+    _ready: dict[Listeners, Predicate] = field(default_factory=dict)
     _equal: dict[str, dict[bytes, dict[Listeners, Predicate]]] = field(default_factory=dict)
     _bounds: dict[tuple[str, Key], tuple[Bounds[Listeners], Bounds[Listeners]]] = field(default_factory=dict)
     _scanned: dict[Listeners, Predicate] = field(default_factory=dict)
     _asking: int = 0
 
+    def __len__(self) -> int:
+        return len(self.missing) + len(self._always) + len(self._ready)
+
     def add(self, listeners: Listeners) -> None:
-        """Take listeners in, as far as their filter is ready."""
+        """Take listeners in, as far as their filter is ready; or again, when it has become so."""
+        self.remove(listeners)
         listeners.indexes.add(self)
         predicate = listeners.predicates.get(self.relation)
         if listeners.binding.filter is None:
@@ -107,7 +112,7 @@ class FilterIndex:
         elif predicate is None:
             self.missing[listeners] = None
         else:
-            self.missing.pop(listeners, None)
+            self._ready[listeners] = predicate
             self._asking += bool(predicate.asks)
             if (bound := predicate.bound) is not None:
                 bounds = self._bounds.setdefault(
@@ -118,55 +123,46 @@ class FilterIndex:
                 self._scanned[listeners] = predicate
             else:
                 column, values = predicate.equal
-                by_value = self._equal.setdefault(column, {})
                 for value in values:
-                    by_value.setdefault(value, {})[listeners] = predicate
+                    self._equal.setdefault(column, {}).setdefault(value, {})[listeners] = predicate
 
     def clear(self) -> None:
         """Forget all listeners: the index is given up."""
-        found = {*self.missing, *self._always, *self._scanned}
-        found |= {one for by_value in self._equal.values() for entry in by_value.values() for one in entry}
-        found |= {one for bounds in self._bounds.values() for side in bounds for one in side}
-        for listeners in found:
+        for listeners in (*self.missing, *self._always, *self._ready):
             listeners.indexes.discard(self)
 
     def remove(self, listeners: Listeners) -> None:
-        """Forget listeners."""
+        """Forget listeners, if they are there."""
         listeners.indexes.discard(self)
         self.missing.pop(listeners, None)
         self._always.pop(listeners, None)
-        predicate = listeners.predicates.get(self.relation)
+        # What it was taken in with: its filter may be another by now.
+        predicate = self._ready.pop(listeners, None)
         if predicate is None:
             return
+        self._asking -= bool(predicate.asks)
         if (bound := predicate.bound) is not None:
-            found = self._forget_bound(listeners, bound)
+            self._forget_bound(listeners, bound)
         elif predicate.equal is None:
-            found = self._scanned.pop(listeners, None) is not None
+            del self._scanned[listeners]
         else:
-            found = self._forget_equal(listeners, *predicate.equal)
-        if found:
-            self._asking -= bool(predicate.asks)
+            self._forget_equal(listeners, *predicate.equal)
 
-    def _forget_bound(self, listeners: Listeners, bound: Bound) -> bool:
+    def _forget_bound(self, listeners: Listeners, bound: Bound) -> None:
         place = (bound.column, bound.key)
-        if place not in self._bounds:
-            return False
         bounds = self._bounds[place]
-        found = bounds[bound.upper].remove(bound.value, inclusive=bound.inclusive, thing=listeners)
+        bounds[bound.upper].remove(bound.value, inclusive=bound.inclusive, thing=listeners)
         if not any(bounds):
             del self._bounds[place]
-        return found
 
-    def _forget_equal(self, listeners: Listeners, column: str, values: Iterable[bytes]) -> bool:
-        by_value, found = self._equal.get(column, {}), False
+    def _forget_equal(self, listeners: Listeners, column: str, values: Iterable[bytes]) -> None:
         for value in values:
-            entry = by_value.get(value, {})
-            found = entry.pop(listeners, None) is not None or found
-            if not entry:
-                by_value.pop(value, None)
-        if not by_value:
-            self._equal.pop(column, None)
-        return found
+            by_value = self._equal[column]
+            del by_value[value][listeners]
+            if not by_value[value]:
+                del by_value[value]
+            if not by_value:
+                del self._equal[column]
 
     def matches(self, row: Row, answers: AnswersByRole) -> Iterator[tuple[Listeners, str | None]]:
         """The listeners that a row is for; with a role where it is for the members of that role alone."""

@@ -13,7 +13,7 @@ from rowcast.hub.feed import Subscriber
 from rowcast.hub.matching import AnswersByRole, Audience, FilterIndex, Listeners, Select
 from rowcast.model.binding import WILDCARD, Binding
 from rowcast.model.change import Change, Op, Relation
-from rowcast.model.predicate import Ask, Predicate, Row
+from rowcast.model.predicate import NEVER, Ask, Predicate, Row
 from rowcast.protocol.changes import encode_data, encode_legacy, encode_message, encode_reduced
 from rowcast.protocol.frames import text_frame
 from rowcast.protocol.rows import row_of
@@ -170,9 +170,12 @@ class Subscriptions:
         return index
 
     def ready(self, listeners: Listeners, predicates: Predicates) -> None:
-        """The filter of these listeners is ready for more versions of tables."""
+        """The filter of these listeners is ready for more versions of tables.
+
+        One that was given up for a version, as it did not fit, may fit it after all.
+        """
         for relation, predicate in predicates.items():
-            if relation not in listeners.predicates:
+            if listeners.predicates.get(relation, NEVER) is NEVER:
                 listeners.predicates[relation] = predicate
                 for index in listeners.indexes:
                     if index.relation == relation:
