@@ -1,6 +1,6 @@
 """The index finds the filters that a row passes: those, and no others."""
 
-import json
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -12,10 +12,21 @@ from rowcast.hub.matching import FilterIndex, Listeners
 from rowcast.hub.subscriptions import Subscriptions
 from rowcast.model.binding import Binding
 from rowcast.model.filter import Condition, Filter, Group, Op
-from rowcast.model.predicate import NEVER, Column, Predicate, casts, make_predicate
+from rowcast.model.predicate import NEVER, NULL, Answers, Column, Equal, Predicate, Row, casts, make_predicate
 
-COLUMNS = {"n": Column("int4", "int4"), "t": Column("text", "text"), "d": Column("numeric", "numeric")}
-VALUES = {"n": st.integers(-3, 3), "t": st.sampled_from("abc"), "d": st.decimals(-2, 2, places=1)}
+COLUMNS = {
+    "n": Column("int4", "int4"),
+    "t": Column("text", "text"),
+    "d": Column("numeric", "numeric"),
+    "f": Column("float8", "float8"),
+}
+#: Values as they are written, equal ones in several ways where their type has these.
+VALUES = {
+    "n": st.integers(-3, 3).map(str),
+    "t": st.sampled_from("abc"),
+    "d": st.sampled_from(["-1", "-1.0", "0", "0.00", "1", "1.0", "1.00", "1.5", "NaN", "Infinity"]),
+    "f": st.sampled_from(["-1", "-0", "0", "1", "1.5", "1e+300", "NaN", "Infinity"]),
+}
 ORDERS = (Op.LT, Op.LTE, Op.GT, Op.GTE)
 
 
@@ -25,7 +36,7 @@ def conditions(draw: st.DrawFn) -> Condition:
     ops = (Op.EQ, Op.NEQ, Op.IN, Op.ISDISTINCT, *(() if column == "t" else ORDERS))
     op = draw(st.sampled_from(ops))
     values = draw(st.lists(VALUES[column], min_size=1, max_size=3 if op is Op.IN else 1))
-    text = ",".join(map(str, values))
+    text = ",".join(values)
     return Condition(column, (), op, f"{{{text}}}" if op is Op.IN else text, draw(st.booleans()))
 
 
@@ -38,8 +49,15 @@ def groups(draw: st.DrawFn) -> Group:
 def texts(condition: Condition) -> tuple[bytes, ...]:
     """The condition's value as Postgres writes it."""
     assert casts(condition, COLUMNS[condition.column].kind)
-    quote = '"' if condition.column == "t" else ""
-    return tuple(f"{quote}{value}{quote}".encode() for value in condition.value.strip("{}").split(","))
+    return tuple(json_text(condition.column, value) for value in condition.value.strip("{}").split(","))
+
+
+def json_text(column: str, value: str | None) -> bytes:
+    """A value in a row's image."""
+    if value is None:
+        return b"null"
+    quote = '"' if column == "t" or value in ("NaN", "Infinity") else ""
+    return f"{quote}{value}{quote}".encode()
 
 
 def listeners_of(number: int, filter_: Filter | None) -> Listeners:
@@ -51,9 +69,7 @@ def listeners_of(number: int, filter_: Filter | None) -> Listeners:
     return listeners
 
 
-ROWS = st.fixed_dictionaries(
-    {name: st.none() | values.map(lambda value: value) for name, values in VALUES.items()}
-)
+ROWS = st.fixed_dictionaries({name: st.none() | values for name, values in VALUES.items()})
 
 
 @given(
@@ -62,7 +78,7 @@ ROWS = st.fixed_dictionaries(
     gone=st.sets(st.integers(0, 11)),
 )
 def test_the_index_finds_what_looking_at_each_filter_finds(
-    filters: list[Filter | None], row: dict[str, object], gone: set[int]
+    filters: list[Filter | None], row: dict[str, str | None], gone: set[int]
 ) -> None:
     index = FilterIndex(1)
     everyone = [listeners_of(number, filter_) for number, filter_ in enumerate(filters)]
@@ -71,10 +87,7 @@ def test_the_index_finds_what_looking_at_each_filter_finds(
     for number in gone:
         if number < len(everyone):
             index.remove(everyone[number])
-    texts_ = {
-        name: (str(value) if name == "d" and value is not None else json.dumps(value)).encode()
-        for name, value in row.items()
-    }
+    texts_ = {name: json_text(name, value) for name, value in row.items()}
     found = sorted(listeners.binding.id for listeners, _ in index.matches(texts_, {}))
     wanted = [
         number
@@ -83,6 +96,48 @@ def test_the_index_finds_what_looking_at_each_filter_finds(
     ]
     assert found == wanted
     assert not index.missing
+    for listeners in everyone:
+        index.remove(listeners)
+    assert (len(index), list(index.matches(texts_, {})), index._columns) == (0, [], {})
+
+
+@pytest.mark.parametrize("column", ["d", "f", "n"])
+def test_of_filters_for_equal_values_only_those_for_a_rows_own_value_are_looked_at(column: str) -> None:
+    keyed: list[bytes] = []
+    looked: list[Row] = []
+
+    def counted(raw: bytes) -> object:
+        keyed.append(raw)
+        return float(raw)
+
+    def test(row: Row, answers: Answers) -> bool:
+        looked.append(row)
+        return True
+
+    index = FilterIndex(1)
+    for number in range(100):
+        listeners = listeners_of(number, Condition(column, (), Op.EQ, str(number), False))
+        ready = listeners.predicates[1]
+        assert ready.equal is not None
+        assert ready.equal.values == {ready.equal.key(str(number).encode())}
+        equal = Equal(column, counted, frozenset({float(number)}))
+        listeners.predicates[1] = replace(ready, test=test, exact=False, equal=equal)
+        index.add(listeners)
+    assert [found.binding.id for found, _ in index.matches({column: b"7"}, {})] == [7]
+    assert (len(keyed), len(looked)) == (1, 1)
+
+
+def test_filters_that_accept_no_value_come_and_go() -> None:
+    condition = Condition("d", (), Op.IN, "{NULL}", False)
+    index, several = FilterIndex(1), [listeners_of(number, None) for number in range(2)]
+    for listeners in several:
+        listeners.binding = replace(listeners.binding, filter=condition)
+        listeners.predicates[1] = make_predicate(condition, COLUMNS, {condition: (NULL,)})
+        index.add(listeners)
+    assert list(index.matches({"d": b"1"}, {})) == list(index.matches({"d": NULL}, {})) == []
+    for listeners in several:
+        index.remove(listeners)
+    assert len(index) == 0
 
 
 @given(

@@ -5,22 +5,19 @@ value, those that are one bound by bisection; only the others are looked at one 
 event loop only.
 """
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
 from rowcast.hub.bounds import Bounds
 from rowcast.hub.feed import Subscriber
 from rowcast.model.binding import Binding
-from rowcast.model.predicate import NULL, Answers, Ask, Bound, Predicate, Row
+from rowcast.model.predicate import NULL, Answers, Ask, Bound, Equal, Key, Predicate, Row
 from rowcast.protocol.messages import Version
 
 #: The answers for one row, by the role under which Postgres gave them.
 AnswersByRole = Mapping[str, Answers]
 _NONE: Final[Answers] = {}
-Key = Callable[[bytes], Any]
-
-
 Select = frozenset[str] | None
 
 
@@ -86,6 +83,22 @@ class Listeners:
             del self.roles[role]
 
 
+@dataclass(slots=True)
+class _Column:
+    """Who is found by what one key makes of a column's value: equal to one, or within a bound."""
+
+    equal: dict[Any, dict[Listeners, Predicate]] = field(default_factory=dict)
+    lower: Bounds[Listeners] = field(default_factory=lambda: Bounds(upper=False))
+    upper: Bounds[Listeners] = field(default_factory=lambda: Bounds(upper=True))
+
+    def __bool__(self) -> bool:
+        return bool(self.equal or self.lower or self.upper)
+
+    def bounds(self, bound: Bound) -> Bounds[Listeners]:
+        """Those that it stands among."""
+        return self.upper if bound.upper else self.lower
+
+
 @dataclass(eq=False, slots=True)
 class FilterIndex:
     """The listeners of one version of a table, and ``missing`` those whose filter is not ready for it."""
@@ -94,8 +107,7 @@ class FilterIndex:
     missing: dict[Listeners, None] = field(default_factory=dict)
     _always: dict[Listeners, None] = field(default_factory=dict)
     _ready: dict[Listeners, Predicate] = field(default_factory=dict)
-    _equal: dict[str, dict[bytes, dict[Listeners, Predicate]]] = field(default_factory=dict)
-    _bounds: dict[tuple[str, Key], tuple[Bounds[Listeners], Bounds[Listeners]]] = field(default_factory=dict)
+    _columns: dict[tuple[str, Key], _Column] = field(default_factory=dict)
     _scanned: dict[Listeners, Predicate] = field(default_factory=dict)
     _asking: int = 0
 
@@ -114,17 +126,20 @@ class FilterIndex:
         else:
             self._ready[listeners] = predicate
             self._asking += bool(predicate.asks)
-            if (bound := predicate.bound) is not None:
-                bounds = self._bounds.setdefault(
-                    (bound.column, bound.key), (Bounds(upper=False), Bounds(upper=True))
-                )
-                bounds[bound.upper].add(bound.value, inclusive=bound.inclusive, thing=listeners)
-            elif predicate.equal is None:
+            if (entry := predicate.bound or predicate.equal) is None:
                 self._scanned[listeners] = predicate
             else:
-                column, values = predicate.equal
-                for value in values:
-                    self._equal.setdefault(column, {}).setdefault(value, {})[listeners] = predicate
+                self._enter(listeners, predicate, entry)
+
+    def _enter(self, listeners: Listeners, predicate: Predicate, entry: Bound | Equal) -> None:
+        if isinstance(entry, Equal) and not entry.values:
+            return
+        column = self._columns.setdefault((entry.column, entry.key), _Column())
+        if isinstance(entry, Bound):
+            column.bounds(entry).add(entry.value, inclusive=entry.inclusive, thing=listeners)
+        else:
+            for value in entry.values:
+                column.equal.setdefault(value, {})[listeners] = predicate
 
     def clear(self) -> None:
         """Forget all listeners: the index is given up."""
@@ -141,40 +156,29 @@ class FilterIndex:
         if predicate is None:
             return
         self._asking -= bool(predicate.asks)
-        if (bound := predicate.bound) is not None:
-            self._forget_bound(listeners, bound)
-        elif predicate.equal is None:
+        if (entry := predicate.bound or predicate.equal) is None:
             del self._scanned[listeners]
         else:
-            self._forget_equal(listeners, *predicate.equal)
+            self._erase(listeners, entry)
 
-    def _forget_bound(self, listeners: Listeners, bound: Bound) -> None:
-        place = (bound.column, bound.key)
-        bounds = self._bounds[place]
-        bounds[bound.upper].remove(bound.value, inclusive=bound.inclusive, thing=listeners)
-        if not any(bounds):
-            del self._bounds[place]
-
-    def _forget_equal(self, listeners: Listeners, column: str, values: Iterable[bytes]) -> None:
-        for value in values:
-            by_value = self._equal[column]
-            del by_value[value][listeners]
-            if not by_value[value]:
-                del by_value[value]
-            if not by_value:
-                del self._equal[column]
+    def _erase(self, listeners: Listeners, entry: Bound | Equal) -> None:
+        if isinstance(entry, Equal) and not entry.values:
+            return
+        column = self._columns[entry.column, entry.key]
+        if isinstance(entry, Bound):
+            column.bounds(entry).remove(entry.value, inclusive=entry.inclusive, thing=listeners)
+        else:
+            for value in entry.values:
+                del column.equal[value][listeners]
+                if not column.equal[value]:
+                    del column.equal[value]
+        if not column:
+            del self._columns[entry.column, entry.key]
 
     def matches(self, row: Row, answers: AnswersByRole) -> Iterator[tuple[Listeners, str | None]]:
         """The listeners that a row is for; with a role where it is for the members of that role alone."""
         for listeners in self._always:
             yield listeners, None
-        for (column, key), bounds in self._bounds.items():
-            raw = row.get(column)
-            if raw is not None and raw != NULL:
-                value = key(raw)
-                for side in bounds:
-                    for listeners in side.within(value):
-                        yield listeners, None
         for listeners, predicate in self._candidates(row):
             if not predicate.asks:
                 if predicate.exact or predicate.passes(row, _NONE):
@@ -193,8 +197,15 @@ class FilterIndex:
                         yield role, ask
 
     def _candidates(self, row: Row) -> Iterator[tuple[Listeners, Predicate]]:
-        for column, by_value in self._equal.items():
-            value = row.get(column)
-            if value is not None and (found := by_value.get(value)) is not None:
+        """Whose filters a row may pass; those that are ``exact`` it does pass."""
+        for (name, key), column in self._columns.items():
+            raw = row.get(name)
+            if raw is None or raw == NULL:
+                continue
+            value = key(raw)
+            if (found := column.equal.get(value)) is not None:
                 yield from found.items()
+            for bounds in (column.lower, column.upper):
+                for listeners in bounds.within(value):
+                    yield listeners, self._ready[listeners]
         yield from self._scanned.items()

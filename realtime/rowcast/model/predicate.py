@@ -65,12 +65,25 @@ class Column:
     collation: str = ""
 
 
+#: What stands for a value of a column: equal, and in order, as Postgres has it.
+Key = Callable[[bytes], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Equal:
+    """What every row that passes must meet: what ``key`` makes of the column is one of ``values``."""
+
+    column: str
+    key: Key
+    values: frozenset[Any]
+
+
 @dataclass(frozen=True, slots=True)
 class Bound:
     """A filter that is one bound: what ``key`` makes of the column must be below it (``upper``), or above."""
 
     column: str
-    key: Callable[[bytes], Any]
+    key: Key
     value: Any
     upper: bool
     inclusive: bool
@@ -80,14 +93,13 @@ class Bound:
 class Predicate:
     """A filter, ready.
 
-    ``asks`` are what Postgres has to answer first. Two entries are for an index: ``equal``, a column and the
-    texts of which the row must have one there (``exact`` says that nothing else matters then), and ``bound``
-    where that is the whole filter.
+    ``asks`` are what Postgres has to answer first. At most one of ``equal`` and ``bound`` is there, for an
+    index; ``exact`` says that it is the whole filter, as a bound always is.
     """
 
     test: _Test
     asks: tuple[Ask, ...]
-    equal: tuple[str, frozenset[bytes]] | None
+    equal: Equal | None
     exact: bool
     bound: Bound | None = None
 
@@ -97,7 +109,7 @@ class Predicate:
 
 
 #: What no row passes, found by no index.
-NEVER: Final = Predicate(lambda row, answers: False, (), ("", frozenset()), False)
+NEVER: Final = Predicate(lambda row, answers: False, (), Equal("", bytes, frozenset()), False)
 
 #: The JSON texts of a condition's value, cast by Postgres to the type of the column: one, or those of an
 #: `in` list.
@@ -120,9 +132,9 @@ def make_predicate(filter_: Filter, columns: Mapping[str, Column], values: Value
     ``casts``."""
     asks: list[Ask] = []
     test = _node(filter_, columns, values, asks)
-    equal = _equal(filter_, columns, values)
-    exact = equal is not None and len(list(_conditions(filter_))) == 1
-    return Predicate(test, tuple(dict.fromkeys(asks)), equal, exact, _bound(filter_, columns, values))
+    equal, bound = _equal(filter_, columns, values), _bound(filter_, columns, values)
+    exact = (equal is not None and len(list(_conditions(filter_))) == 1) or bound is not None
+    return Predicate(test, tuple(dict.fromkeys(asks)), equal, exact, bound)
 
 
 def _node(node: Filter, columns: Mapping[str, Column], values: Values, asks: list[Ask]) -> _Test:
@@ -225,8 +237,7 @@ _ORDER: Final[Mapping[Op, Callable[[Any, Any], bool]]] = {
 }
 
 
-def _key(kind: str, op: Op) -> Callable[[bytes], Any]:
-    """What stands for a value of this kind: equal, and in order, as Postgres has it."""
+def _key(kind: str, op: Op) -> Key:
     if kind == "numeric":
         return numeric_key
     if kind in _FLOATS:
@@ -266,19 +277,16 @@ def moment_key(raw: bytes) -> tuple[int, int, str]:
     return (0, 1 - int(year) if bare != text else int(year), rest.removesuffix("+00:00"))
 
 
-def _equal(
-    filter_: Filter, columns: Mapping[str, Column], values: Values
-) -> tuple[str, frozenset[bytes]] | None:
+def _equal(filter_: Filter, columns: Mapping[str, Column], values: Values) -> Equal | None:
     """The narrowest condition that every row which passes must meet, and that an index can find."""
-    found = [
-        (condition.column, frozenset(values[condition]) - {NULL})
-        for condition in _required(filter_)
-        if condition.op in (Op.EQ, Op.IN)
-        and not condition.negated
-        and not condition.path
-        and columns[condition.column].kind in _TEXTUAL
-    ]
-    return min(found, key=lambda entry: len(entry[1]), default=None)
+    found = []
+    for condition in _required(filter_):
+        kind = columns[condition.column].kind
+        if condition.op in (Op.EQ, Op.IN) and not condition.negated and casts(condition, kind):
+            key = _key(kind, condition.op)
+            accepted = frozenset(key(value) for value in values[condition] if value != NULL)
+            found.append(Equal(condition.column, key, accepted))
+    return min(found, key=lambda equal: len(equal.values), default=None)
 
 
 def _bound(filter_: Filter, columns: Mapping[str, Column], values: Values) -> Bound | None:
