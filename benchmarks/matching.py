@@ -21,7 +21,7 @@ from rowcast.model.filter import Condition
 from rowcast.model.predicate import Ask, Column, Predicate, Truth, make_predicate
 from rowcast.protocol.changes import encode_data
 from rowcast.protocol.messages import Version
-from rowcast.protocol.rows import image_of
+from rowcast.protocol.rows import row_of
 
 SIZES = (1_000, 10_000, 100_000)
 RANGES, PATTERNS = 100, 20
@@ -152,8 +152,8 @@ async def _publish(
 ) -> None:
     """As the server does it: what Postgres has to judge is asked once for the batch."""
     asks: dict[Ask, None] = {ask: None for change in changes for _, ask in subscriptions.asks(change)}
-    images = [image_of(change) or b"{}" for change in changes]
-    answers: list[dict[Ask, Truth]] = await answer(connection, ROLE, list(asks), images, 5.0)
+    rows = [row_of(change) for change in changes]
+    answers: list[dict[Ask, Truth]] = await answer(connection, ROLE, list(asks), rows, 5.0)
     for change, given in zip(changes, answers, strict=True):
         subscriptions.publish(change, _everything, {ROLE: given})
 

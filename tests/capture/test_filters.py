@@ -120,7 +120,7 @@ class Catalog:
             row = row_of(Change(self.relation, Op.INSERT, image, None, 1, "", ""))
             answers = {}
             if predicate.asks:
-                (answers,) = await answer(self.connection, "anon", predicate.asks, [image], 10.0)
+                (answers,) = await answer(self.connection, "anon", predicate.asks, [row], 10.0)
             assert {ask for _, ask in index.asks(row)} <= set(predicate.asks)
             indexed = any(True for _ in index.matches(row, {"anon": answers}))
             assert indexed == predicate.passes(row, answers), (filter_, image)
@@ -267,6 +267,13 @@ def test_groups_and_paths_pass_what_they_say(catalog: Catalog, text: str, passin
         ("j=eq.{}", "ERROR 42883 (undefined_function) operator does not exist: json = json"),
         ("tags=in.({a})",
          "ERROR P0001 (raise_exception) `in` filter requires a column that is no array, got text[]"),
+        ("txt=like.a\\",
+         "ERROR 22025 (invalid_escape_sequence) LIKE pattern must not end with escape character"),
+        ("loose=match.a", "ERROR 0A000 (feature_not_supported) nondeterministic collations are not supported"
+         " for regular expressions"),
+        ("num=eq.1e120000", "ERROR P0001 (raise_exception) a value of the filter on num is too long"),
+        (f"num=in.({','.join(['1e120000'] * 1500)})",
+         "ERROR P0001 (raise_exception) too many values for `in` filter. Maximum 100"),
         ("txt->a=eq.1",
          "ERROR P0001 (raise_exception) a path into txt needs a json or jsonb column, got text"),
     ],
@@ -277,6 +284,11 @@ def test_a_filter_that_does_not_fit_is_refused_with_the_reason(
     with pytest.raises(FilterError) as refused:
         catalog.run(catalog.judged(text, []))
     assert str(refused.value) == fault
+
+
+def test_what_stands_in_other_columns_is_in_nobodys_way(catalog: Catalog) -> None:
+    rows = [rb'{"txt":"abc","j":{"a":"\u0000"},"jb":null}', rb'{"txt":"abc","j":"\ud800"}']
+    assert catalog.run(catalog.judged("txt=like.a%", rows)) == [True, True]
 
 
 def test_names_that_the_questions_use_themselves_are_columns_like_others(catalog: Catalog) -> None:

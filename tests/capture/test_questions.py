@@ -1,10 +1,15 @@
 """Subscribers whose filters Postgres judges: in order, and in nobody's way."""
 
+import asyncio
+
 import asyncpg
 import pytest
 
 from rowcast.capture import questions
-from support.streams import streaming, subscribed
+from rowcast.capture.stream import Stream
+from rowcast.model.binding import parse_binding
+from rowcast.model.claims import Claims
+from support.streams import SERVICE, Kept, streaming, subscribed
 
 pytestmark = pytest.mark.anyio
 
@@ -80,16 +85,20 @@ async def test_a_pattern_that_explodes_is_switched_off_and_told_and_delays_nobod
 
 
 async def test_a_row_that_a_condition_fails_on_hides_nothing_else(notes: str) -> None:
+    connection = await asyncpg.connect(notes)
+    await connection.execute("alter table notes add column doc json")
     async with streaming(notes) as stream:
-        # Found only when a text gets as far as the escape character that ends the pattern.
-        failing = await subscribed(stream, "notes", "body=like.a\\")
+        # A NUL is JSON that no text of Postgres can be.
+        failing = await subscribed(stream, "notes", "doc->>a=eq.x")
         healthy = await subscribed(stream, "notes", "body=like.a%")
-        connection = await asyncpg.connect(notes)
-        await connection.execute("insert into notes values (1, 'ab'), (2, 'a')")
-        await healthy.until(lambda: len(healthy.changes) == 2)
-        assert failing.changes == []
-        assert stream.faults() == {}
-        await connection.close()
+        await connection.execute(
+            r"""insert into notes values (1, 'a', '{"a":"\u0000"}'), (2, 'a', '{"a":"x"}'), (3, 'a', null)"""
+        )
+        await healthy.until(lambda: len(healthy.changes) == 3)
+        await failing.until(lambda: len(failing.changes) == 1)
+        assert failing.changes[0]["record"]["id"] == 2
+        assert "filters" not in stream.faults()
+    await connection.close()
 
 
 async def test_who_falls_too_far_behind_is_told_that_changes_are_missing(
@@ -116,3 +125,115 @@ async def test_the_position_waits_for_what_waits_for_an_answer(notes: str) -> No
         assert stream.position is not None
         assert stream._questions.position is None
         await connection.close()
+
+
+async def test_a_role_that_is_gone_ends_its_subscribers_and_no_others(notes: str) -> None:
+    connection = await asyncpg.connect(notes)
+    await connection.execute("create role rowcast_guest; grant select on notes to rowcast_guest")
+    guest = Claims(role="rowcast_guest", expires_at=2e9, raw={})
+    try:
+        async with streaming(notes, roles=("rowcast_guest",)) as stream:
+            gone = await subscribed(stream, "notes", "body=like.a%", claims=guest)
+            stays = await subscribed(stream, "notes", "body=like.a%")
+            await connection.execute("revoke all on notes from rowcast_guest; drop role rowcast_guest")
+            for number in range(1, 4):
+                await connection.execute("insert into notes values ($1, 'a')", number)
+                await stays.until(lambda number=number: len(stays.changes) == number)  # type: ignore[misc]
+            await gone.until(lambda: gone.losses == 1 or len(gone.told) == 1)
+            assert gone.changes == []
+            assert stays.losses == 0
+    finally:
+        await connection.execute("drop role if exists rowcast_guest")
+        await connection.close()
+
+
+async def test_rows_under_other_settings_are_judged_as_they_were_captured(notes: str) -> None:
+    connection = await asyncpg.connect(notes)
+    name = await connection.fetchval("select current_database()")
+    await connection.execute(
+        f"alter database \"{name}\" set timezone = 'Asia/Kolkata';"
+        f"alter database \"{name}\" set datestyle = 'German';"
+        "alter table notes add column at timestamptz, add column d date"
+    )
+    writer = await asyncpg.connect(notes)
+    async with streaming(notes) as stream:
+        plain = await subscribed(stream, "notes", "at=eq.2024-06-01T12:00:00Z,d=gt.2024-01-31")
+        asking = await subscribed(stream, "notes", "at=eq.2024-06-01T12:00:00Z,body=like.a%")
+        await writer.execute("insert into notes values (1, 'a', '2024-06-01 17:30:00+05:30', '01.02.2024')")
+        for kept in (plain, asking):
+            await kept.until(lambda kept=kept: len(kept.changes) == 1)  # type: ignore[misc]
+    await writer.close()
+    await connection.close()
+
+
+async def test_an_innocent_filter_is_not_switched_off_for_the_size_of_a_batch(notes: str) -> None:
+    async with streaming(notes, filter_timeout=0.3) as stream:
+        innocent = await subscribed(stream, "notes", "body=like.a%")
+        # Each row takes a while; together they take longer than any question may.
+        connection = await asyncpg.connect(notes)
+        await connection.execute(
+            "insert into notes select g, 'a' || repeat('xyz', 30000) from generate_series(1, 120) as g"
+        )
+        await innocent.until(lambda: len(innocent.changes) == 120)
+        assert innocent.told == []
+        await connection.close()
+
+
+async def test_more_conditions_than_a_query_has_columns_are_judged(notes: str) -> None:
+    connection = await asyncpg.connect(notes)
+    await connection.execute("alter table notes add column doc jsonb")
+    async with streaming(notes) as stream:
+        many = [f"or({','.join(f'doc->>k{n}.eq.x' for n in range(m, m + 90))})" for m in range(0, 1800, 90)]
+        kept = await subscribed(stream, "notes", *many)
+        await connection.execute("insert into notes values (1, 'a', '{\"k1799\": \"x\"}'), (2, 'b', '{}')")
+        await connection.execute("insert into notes values (3, 'a', '{\"k0\": \"x\"}')")
+        await kept.until(lambda: len(kept.changes) == 2)
+        assert [change["record"]["id"] for change in kept.changes] == [1, 3]
+    await connection.close()
+
+
+async def subscribe_again(stream: Stream, kept: Kept, claims: Claims, *filters: str) -> None:
+    """As a refreshed token does: the same channel, perhaps with another role."""
+    (subscriber,) = [one for one in stream._audiences.subscribers() if one.lost == kept.lost]
+    entry = {"event": "*", "schema": "public", "table": "notes"}
+    bindings = [parse_binding(entry | ({"filter": text} if text else {})) for text in filters]
+    result = await stream.subscribe(subscriber, bindings, claims)
+    assert result.ok
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (("body=like.a%",), ("body=like.a%",)),
+        (("body=like.a%",), ("id=gte.0",)),
+        (("id=gte.0",), ("body=like.a%",)),
+        (("",), ("body=like.a%", "id=gte.0")),
+        (("body=like.a%",), ("",)),
+    ],
+)
+async def test_subscribing_again_in_the_middle_of_a_storm_loses_and_repeats_nothing(
+    notes: str, before: tuple[str, ...], after: tuple[str, ...]
+) -> None:
+    other = Claims(role="anon", expires_at=2e9, raw={"role": "anon"})
+    setup = await asyncpg.connect(notes)
+    await setup.execute("grant select on notes to anon")
+    async with streaming(notes, page_size=20) as stream:
+        kept = await subscribed(stream, "notes", *before)
+        writer = await asyncpg.connect(notes)
+
+        async def write() -> None:
+            for number in range(600):
+                await writer.execute("insert into notes values ($1, 'a')", number)
+
+        writing = asyncio.create_task(write())
+        turn = 0
+        while not writing.done():
+            turn += 1
+            await subscribe_again(stream, kept, (SERVICE, other)[turn % 2], *(before, after)[turn % 2])
+        await writing
+        await kept.until(lambda: len(kept.changes) >= 600)
+        assert [change["record"]["id"] for change in kept.changes] == list(range(600))
+        assert turn > 3
+        assert (kept.losses, kept.told) == (0, [])
+        await writer.close()
+    await setup.close()

@@ -231,5 +231,5 @@ async def test_a_change_that_cannot_be_sent_ends_the_channels_that_hear_its_tabl
         await connection.execute("insert into things (id) values (2)")
         await again.until(lambda: len(again.changes) == 1)
         assert (fine.losses, broken.changes) == (0, [])
-        assert stream.faults() == {}
+        assert not {"reader", "filters"} & stream.faults().keys()
     await connection.close()

@@ -71,6 +71,7 @@ async def streaming(
     page_size: int = 1000,
     patience: float = 30.0,
     filter_timeout: float = 5.0,
+    roles: tuple[str, ...] = (),
 ) -> AsyncIterator[Stream]:
     """A running stream of the database at ``dsn``."""
     pool = await create_pool(dsn, 5)
@@ -78,7 +79,7 @@ async def streaming(
         direct_dsn=dsn,
         pool=pool,
         subscriptions=Subscriptions(limit=1 << 20),
-        rights=Access(["anon", "authenticated", "service_role"]),
+        rights=Access(["anon", "authenticated", "service_role", *roles]),
         retention=Retention(age=age, size=size, lease=3600),
         page_size=page_size,
         patience=patience,
@@ -93,12 +94,14 @@ async def streaming(
             pool.terminate()
 
 
-async def subscribed(stream: Stream, table: str, *filters: str, **more: object) -> Kept:
+async def subscribed(
+    stream: Stream, table: str, *filters: str, claims: Claims = SERVICE, **more: object
+) -> Kept:
     """Subscribe to the changes of a table, once for each filter, and return once it is certain."""
     kept = Kept()
     subscriber = Subscriber(f"realtime:{table}", Version.V2, Lane(kept, 1 << 30), kept.lost, told=kept.tell)
     entry = {"event": "*", "schema": "public", "table": table, **more}
     bindings = [parse_binding(entry | ({"filter": text} if text else {})) for text in filters or ("",)]
-    result = await stream.subscribe(subscriber, bindings, SERVICE)
+    result = await stream.subscribe(subscriber, bindings, claims)
     assert result.ok, result.refused
     return kept

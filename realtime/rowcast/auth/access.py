@@ -60,6 +60,12 @@ class Access:
                 continue
             for record in found:
                 self._rights[record["role"], record["oid"]] = _right(record)
+            # A role that is gone may read nothing; a table that is gone keeps its last verdict.
+            known = {(record["role"], record["oid"]) for record in found}
+            for oid in {record["oid"] for record in found}:
+                for role in self.roles:
+                    if (role, oid) not in known:
+                        self._rights.pop((role, oid), None)
             self._asked.update(missing)
             return
 

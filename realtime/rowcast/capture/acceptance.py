@@ -75,8 +75,9 @@ class Acceptance:
                     if not waiting or loop.time() >= deadline:
                         ready = [table for table in found if table not in waiting]
                         return await self.judge(connection, binding, role, ready)
-            except REFUSED:
-                # The database is away: a subscription waits for it, as changes do.
+            except (*REFUSED, KeyError):
+                # The database is away: a subscription waits for it, as changes do. Or a version of a table
+                # was forgotten between two questions.
                 await asyncio.sleep(_RETRY)
                 continue
             self._tables_changed.set()
@@ -138,6 +139,16 @@ def _refused(reason: str, binding: Binding, more: str = "") -> Refused:
     return Refused(f"{given} {reason} {binding.describe()}{more}")
 
 
-def at_place(tables: Iterable[Table], schema: str, table: str) -> list[Table]:
-    """Those of the tables that a binding to this name stands for; either may be ``*``."""
-    return [one for one in tables if schema in (one.schema, WILDCARD) and table in (one.table, WILDCARD)]
+class Named:
+    """Tables by the names that bindings give: either part may be ``*``."""
+
+    def __init__(self, tables: Iterable[Table]) -> None:
+        self._by_name: dict[tuple[str, str], list[Table]] = {}
+        for one in tables:
+            for schema in (one.schema, WILDCARD):
+                for table in (one.table, WILDCARD):
+                    self._by_name.setdefault((schema, table), []).append(one)
+
+    def at(self, schema: str, table: str) -> list[Table]:
+        """Those that a name stands for."""
+        return self._by_name.get((schema, table), [])

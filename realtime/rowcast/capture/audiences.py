@@ -33,6 +33,10 @@ class Audiences:
         """Grows whenever somebody subscribes or leaves."""
         return self.plain.version + self.asking.version
 
+    def subscribers(self) -> list[Subscriber]:
+        """Everyone."""
+        return [subscriber for subscriptions in self._both() for subscriber in subscriptions.subscribers()]
+
     def __len__(self) -> int:
         return len(self.plain) + len(self.asking)
 
@@ -43,11 +47,28 @@ class Audiences:
         role: str,
         ready: Mapping[Binding, Predicates],
     ) -> None:
-        """Subscribe, or change what is subscribed; no change falls between the two."""
+        """Subscribe, or change what is subscribed; no change falls between the two.
+
+        Who asked stays among the asking, since changes may wait there. What was ready of a binding stays so.
+        """
+        asks = subscriber in self.asking or self._asks(bindings, ready)
+        heard = self.hears(subscriber)
+        if heard is not None:
+            ready = {binding: {**heard[2].get(binding, {}), **ready.get(binding, {})} for binding in bindings}
         self.detach(subscriber)
         if bindings:
-            asks = any(one.asks for binding in bindings for one in ready.get(binding, {}).values())
             (self.asking if asks else self.plain).attach(subscriber, bindings, role, ready)
+
+    def moves(
+        self, subscriber: Subscriber, bindings: Sequence[Binding], ready: Mapping[Binding, Predicates]
+    ) -> bool:
+        """Whether attaching makes a subscriber ask who did not. Only while no change waits for an answer: it
+        was sent those already."""
+        return subscriber in self.plain and self._asks(bindings, ready)
+
+    @staticmethod
+    def _asks(bindings: Sequence[Binding], ready: Mapping[Binding, Predicates]) -> bool:
+        return any(one.asks for binding in bindings for one in ready.get(binding, {}).values())
 
     def detach(self, subscriber: Subscriber) -> None:
         """Forget a subscriber, if it is known."""
@@ -86,8 +107,17 @@ class Audiences:
             subscriptions.forget(self.stale)
         self.stale.clear()
 
-    async def make_ready(self, connection: Session, filters: Filters, relation: Relation) -> None:
-        """Make every filter on a version of a table ready for its rows."""
+    def is_ready(self, relation: Relation) -> bool:
+        """Whether every filter on a version of a table is ready for its rows."""
+        return not any(
+            subscriptions.known(relation) and subscriptions.index(relation).missing
+            for subscriptions in self._both()
+        )
+
+    async def make_ready(self, connection: Session, filters: Filters, relation: Relation) -> list[Subscriber]:
+        """Make every filter on a version of a table ready for its rows. Returns who has to ask from now on,
+        and does not yet: ``attach`` them again."""
+        movers: dict[Subscriber, None] = {}
         for subscriptions in self._both():
             if not subscriptions.known(relation):
                 continue
@@ -106,9 +136,8 @@ class Audiences:
                     predicate = NEVER
                 subscriptions.ready(listeners, {relation.id: predicate or NEVER})
                 if predicate is not None and predicate.asks and subscriptions is self.plain:
-                    for subscriber in list(listeners.members):
-                        if (heard := self.hears(subscriber)) is not None:
-                            self.attach(subscriber, *heard)
+                    movers |= dict.fromkeys(listeners.members)
+        return list(movers)
 
     def _both(self) -> tuple[Subscriptions, Subscriptions]:
         return self.plain, self.asking

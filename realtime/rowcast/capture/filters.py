@@ -5,6 +5,7 @@ Both run under the subscriber's role. Values are cast by Postgres once. Rows are
 captured, with the types that the filter was checked against, so that a table may change or go meanwhile.
 """
 
+import json
 import re
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
@@ -18,24 +19,41 @@ from rowcast.db.connection import Session
 from rowcast.model.binding import Binding
 from rowcast.model.change import Relation
 from rowcast.model.filter import Condition, Op, Step, conditions
-from rowcast.model.predicate import NEVER, NULL, Ask, Column, Predicate, Truth, casts, make_predicate
+from rowcast.model.predicate import NEVER, NULL, Ask, Column, Predicate, Row, Truth, casts, make_predicate
 from rowcast.model.shape import OTHER, Shape
 
 MAX_IN: Final = 100
-_KEPT_VALUES: Final = 50_000
+#: Bytes of values that are kept, and characters that one may have: `1e131000` is short, and what it means is
+#: not.
+_KEPT_BYTES: Final = 16 * 1024 * 1024
+_MAX_VALUE: Final = 40_000
 _SQL: Final[Mapping[Op, str]] = {
     Op.EQ: "=", Op.NEQ: "<>", Op.LT: "<", Op.LTE: "<=", Op.GT: ">", Op.GTE: ">=",
     Op.ISDISTINCT: "is distinct from",
     Op.LIKE: "~~", Op.ILIKE: "~~*", Op.MATCH: "~", Op.IMATCH: "~*",
 }  # fmt: skip
 _PATTERNS: Final = frozenset({Op.LIKE, Op.ILIKE, Op.MATCH, Op.IMATCH})
-_REGEXES: Final = frozenset({Op.MATCH, Op.IMATCH})
+_ESCAPED_END: Final = re.compile(r"(?<!\\)(?:\\\\)*\\\Z")
 _QUALIFIED: Final = re.compile(r'(?:"((?:[^"]|"")*)"|([^".]+))[.]')
+# As rowcast.pin does it for the rows.
+_PINNED: Final = (
+    "set local timezone = 'UTC'; set local datestyle = 'ISO, MDY'; set local intervalstyle = 'postgres';"
+    " set local bytea_output = 'hex'; set local extra_float_digits = 1; set local xmloption = 'content';"
+    " set local lc_monetary = 'C'"
+)
 #: What Postgres may take to check a filter: compiling a pattern can take long.
 _CHECK_SECONDS: Final = 2.0
 #: Classes of SQLSTATE that say something of a statement: of its data, its syntax and rights, what it raised.
 _FAULTS: Final = frozenset({"0A", "22", "23", "2B", "42", "P0", "54"})
 _TRUTHS: Final = frozenset({"null", "true", "false", "unknown"})
+
+
+class RoleUnavailable(Exception):
+    """A role that this server may not assume, or that is gone."""
+
+    def __init__(self, role: str, reason: str) -> None:
+        super().__init__(reason)
+        self.role = role
 
 
 class FilterError(Exception):
@@ -61,6 +79,7 @@ class Filters:
 
     def __init__(self) -> None:
         self._values: OrderedDict[tuple[str, Op, str], tuple[bytes, ...]] = OrderedDict()
+        self._kept = 0
         self._types: dict[int, dict[str, _Type]] = {}
 
     async def prepare(
@@ -125,6 +144,8 @@ class Filters:
         fault."""
         try:
             return await self._cast(connection, asked, types, role)
+        except RoleUnavailable as error:
+            raise FilterError(str(error), "42501", "insufficient_privilege") from None
         except asyncpg.PostgresError as error:
             # A lost connection, a server without room, a time limit: nothing that the filter is to blame for.
             if (error.sqlstate or "")[:2] not in _FAULTS:
@@ -155,43 +176,59 @@ class Filters:
             if condition.op is Op.IN and len(texts) > MAX_IN:
                 raise FilterError(f"too many values for `in` filter. Maximum {MAX_IN}")
             if casts(condition, type_.kind):
+                if any(text is not None and len(text) > _MAX_VALUE for text in texts):
+                    raise FilterError(f"a value of the filter on {condition.column} is too long")
                 raws = tuple(NULL if text is None else text.encode() for text in texts)
-                found[condition] = self._values[type_.type, condition.op, condition.value] = raws
-        while len(self._values) > _KEPT_VALUES:
-            self._values.popitem(last=False)
+                found[condition] = raws
+                self._keep((type_.type, condition.op, condition.value), raws)
         return found
+
+    def _keep(self, key: tuple[str, Op, str], raws: tuple[bytes, ...]) -> None:
+        self._kept += _size(key, raws) - _size(key, self._values.pop(key, None))
+        self._values[key] = raws
+        while self._kept > _KEPT_BYTES:
+            self._kept -= _size(*self._values.popitem(last=False))
 
 
 @asynccontextmanager
 async def as_subscriber(
     connection: Session, role: str, schemas: Iterable[str], seconds: float
 ) -> AsyncIterator[None]:
-    """A transaction with a role's rights and nothing in the search path but these schemas, always rolled
-    back.
+    """A transaction with a role's rights, nothing in the search path but these schemas, and the settings that
+    rows are captured under.
 
     ``seconds`` bounds each statement. `set local` only: a role set otherwise would outlive the transaction in
-    a pool.
+    a pool. Raises RoleUnavailable where the role cannot be assumed.
     """
     path = ", ".join(dict.fromkeys(["pg_catalog", *map(_quoted, schemas)]))
-    await connection.execute(
-        f"begin read only; set local search_path = {path};"
-        f" set local statement_timeout = {int(seconds * 1000)}; set local role {_quoted(role)}"
-    )
-    try:
+    async with connection.transaction(readonly=True):
+        await connection.execute(
+            f"set local search_path = {path}; set local statement_timeout = {int(seconds * 1000)}; {_PINNED}"
+        )
+        try:
+            await connection.execute(f"set local role {_quoted(role)}")
+        except (
+            asyncpg.InsufficientPrivilegeError,
+            asyncpg.InvalidParameterValueError,
+            asyncpg.UndefinedObjectError,
+        ) as error:
+            raise RoleUnavailable(role, str(error)) from None
         yield
-    finally:
-        if not connection.is_closed():
-            await connection.execute("rollback")
 
 
 async def answer(
-    connection: Session, role: str, asks: Sequence[Ask], images: Sequence[bytes], seconds: float
+    connection: Session, role: str, asks: Sequence[Ask], rows: Sequence[Row], seconds: float
 ) -> list[dict[Ask, Truth]]:
-    """What Postgres says of each row. Raises ``asyncpg.QueryCanceledError`` after ``seconds``."""
+    """What Postgres says of each row. Raises ``asyncpg.QueryCanceledError`` after ``seconds``, and
+    RoleUnavailable.
+
+    Only the columns that are asked about are sent: nothing else of a row can be in the way.
+    """
     groups: dict[Ask, list[Ask]] = {}
     for ask in asks:
         groups.setdefault(replace(ask, value=""), []).append(ask)
-    row = ", ".join(
+    columns = list(dict.fromkeys(ask.column for ask in asks))
+    record = ", ".join(
         dict.fromkeys(
             f"{_quoted(ask.column)} {ask.type}" + (f" collate {ask.collation}" if ask.collation else "")
             for ask in asks
@@ -204,11 +241,13 @@ async def answer(
     ]
     sql = (
         f"select {', '.join(parts)} from unnest($1::text[]) with ordinality as i (image, n),"
-        f" json_to_record(i.image::json) as r({row}) order by i.n"
+        f" json_to_record(i.image::json) as r({record}) order by i.n"
     )
     async with as_subscriber(connection, role, [_schema(ask.type) for ask in asks], seconds):
         records = await connection.fetch(
-            sql, [image.decode() for image in images], *([ask.value for ask in of] for of in groups.values())
+            sql,
+            [_image(row, columns) for row in rows],
+            *([ask.value for ask in of] for of in groups.values()),
         )
     return [
         {
@@ -218,6 +257,16 @@ async def answer(
         }
         for record in records
     ]
+
+
+def _image(row: Row, columns: Sequence[str]) -> str:
+    values = ((name, row.get(name)) for name in columns)
+    parts = [json.dumps(name) + ":" + raw.decode() for name, raw in values if raw is not None]
+    return "{" + ",".join(parts) + "}"
+
+
+def _size(key: tuple[str, Op, str], raws: tuple[bytes, ...] | None) -> int:
+    return 0 if raws is None else 200 + len(key[2]) + sum(50 + len(raw) for raw in raws)
 
 
 def _kind(shape: Shape | None) -> str:
@@ -233,6 +282,10 @@ def _check(condition: Condition, types: Mapping[str, _Type]) -> None:
         raise FilterError(f"a path into {condition.column} needs a json or jsonb column, got {type_.shown}")
     if condition.op is Op.IN and not condition.path and type_.shown.endswith("[]"):
         raise FilterError(f"`in` filter requires a column that is no array, got {type_.shown}")
+    if condition.op in (Op.LIKE, Op.ILIKE) and _ESCAPED_END.search(condition.value):
+        raise FilterError(
+            "LIKE pattern must not end with escape character", "22025", "invalid_escape_sequence"
+        )
     if condition.op is Op.IS:
         if condition.value not in _TRUTHS:
             raise FilterError("invalid value for is filter: must be null, true, false, or unknown")
@@ -246,17 +299,29 @@ def _probe(condition: Condition, type_: _Type, value: str) -> str:
     count."""
     if casts(condition, type_.kind):
         if condition.op is Op.IN:
-            return f"array(select to_json(v)::text from unnest({value}::text::{type_.type}[]) as v)"
-        return f"array[to_json({value}::text::{type_.type})::text]"
+            texts = (
+                f"left(to_json(v)::text, {_MAX_VALUE + 1}) from unnest({value}::text::{type_.type}[]) as v"
+            )
+            # Too many are not even cast.
+            many = f"cardinality({value}::text::text[]) > {MAX_IN}"
+            filled = f"array_fill(''::text, array[{MAX_IN + 1}])"
+            return f"case when {many} then {filled} else array(select {texts}) end"
+        return f"array[left(to_json({value}::text::{type_.type})::text, {_MAX_VALUE + 1})]"
     ask = Ask(condition.column, type_.type, type_.collation, condition.path, condition.op, condition.value)
     # Postgres folds an operator over NULL away, so the value is cast beside it.
     truth = _expression(ask, f"{value}::text", f"null::{type_.type}")
     match condition.op:
         case Op.IN:
             checked = f"array(select ''::text from unnest({value}::text::{_operand(ask)}[]) as v)"
-        case op if op in _REGEXES:
-            checked = f"array[('' ~ {value}::text)::text]"
-        case op if op in _PATTERNS or op is Op.IS:
+        case op if op in _PATTERNS:
+            collation = f" collate {type_.collation}" if type_.collation and not condition.path else ""
+            sample = (
+                f"''::bytea {_SQL[op]} {value}::text::bytea"
+                if type_.kind == "bytea"
+                else (f"''::text{collation} {_SQL[op]} {value}::text")
+            )
+            checked = f"array[({sample})::text]"
+        case Op.IS:
             checked = f"array[{value}::text]"
         case _:
             checked = f"array[({value}::text::{_operand(ask)})::text]"

@@ -6,8 +6,8 @@ off, and its subscribers are told; a row that a condition fails on passes no fil
 """
 
 import asyncio
-from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections import OrderedDict, deque
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Final
@@ -15,21 +15,28 @@ from typing import Final
 import asyncpg
 import structlog
 
-from rowcast.capture.filters import answer
+from rowcast.capture.filters import RoleUnavailable, answer
 from rowcast.db.connection import LOST, connect
 from rowcast.hub.feed import Subscriber
 from rowcast.hub.subscriptions import MayRead, Subscriptions
 from rowcast.model.change import Change, Relation
 from rowcast.model.predicate import Ask, Truth
-from rowcast.protocol.rows import image_of
+from rowcast.protocol.rows import row_of
 
-#: Changes judged together, bytes that may wait, and (row, condition) pairs in one query.
+#: Changes judged together and their bytes, bytes that may wait, and what is in one query: pairs of a row and
+#: a condition, and conditions.
 BATCH: Final = 200
+MAX_BATCH: Final = 1024 * 1024
 MAX_WAITING: Final = 64 * 1024 * 1024
 _MAX_PAIRS: Final = 50_000
+_MAX_ASKS: Final = 500
 _OVERHEAD: Final = 500
+#: Conditions that failed on a row before: they are asked by themselves.
+_MAX_APART: Final = 1_000
 
 log = structlog.get_logger("rowcast.filters")
+
+_Given = dict[str, dict[Ask, Truth]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +58,13 @@ class Questions:
         seconds: float,
         lose: Callable[[str], None],
         isolated: Callable[[Subscriptions, Relation], AbstractContextManager[None]],
+        make_ready: Callable[[asyncpg.Connection, Relation], Awaitable[None]],
     ) -> None:
         self._subscriptions, self._may_read, self._seconds = subscriptions, may_read, seconds
-        self._lose, self._isolated = lose, isolated
+        self._lose, self._isolated, self._make_ready = lose, isolated, make_ready
+        self._apart: OrderedDict[Ask, None] = OrderedDict()
+        #: Switched off while the present batch is judged: its other rows need no answer.
+        self._off: set[Ask] = set()
         self._waiting: deque[Change] = deque()
         self._size = 0
         self._taken = self._sent = 0
@@ -100,7 +111,9 @@ class Questions:
                 while not self._waiting:
                     self._more.clear()
                     await self._more.wait()
-                batch = [self._waiting[n] for n in range(min(BATCH, len(self._waiting)))]
+                batch = self._batch()
+                for relation in {change.relation for change in batch}:
+                    await self._make_ready(connection, relation)
                 answers = await self._answered(connection, batch)
                 # It may have been cleared meanwhile.
                 if self._waiting and self._waiting[0] is batch[0]:
@@ -108,10 +121,25 @@ class Questions:
         finally:
             connection.terminate()
 
-    def _publish(self, batch: Sequence[Change], answers: Sequence[dict[str, dict[Ask, Truth]]]) -> None:
+    def _batch(self) -> list[Change]:
+        batch: list[Change] = []
+        size = 0
+        for change in self._waiting:
+            size += _size(change)
+            if batch and (len(batch) == BATCH or size > MAX_BATCH):
+                break
+            batch.append(change)
+        return batch
+
+    def _publish(self, batch: Sequence[Change], answers: Sequence[_Given]) -> None:
         for change, given in zip(batch, answers, strict=True):
+            if not self._answers_all(change, given):
+                # Somebody came, or has another role now, since the questions were put: they are put again.
+                break
             with self._isolated(self._subscriptions, change.relation):
                 self._subscriptions.publish(change, self._may_read, given)
+            if not self._waiting or self._waiting[0] is not change:
+                return
             self._waiting.popleft()
             self._size -= _size(change)
             self.position = change.position
@@ -119,12 +147,20 @@ class Questions:
             self.position = None
         self._went()
 
-    async def _answered(
-        self, connection: asyncpg.Connection, batch: Sequence[Change]
-    ) -> list[dict[str, dict[Ask, Truth]]]:
-        answers: list[dict[str, dict[Ask, Truth]]] = [{} for _ in batch]
+    def _answers_all(self, change: Change, given: _Given) -> bool:
+        if self._subscriptions.index(change.relation).missing:
+            return False
+        return all(ask in given.get(role, ()) for role, ask in self._subscriptions.asks(change))
+
+    async def _answered(self, connection: asyncpg.Connection, batch: Sequence[Change]) -> list[_Given]:
+        answers: list[_Given] = [{} for _ in batch]
+        self._off.clear()
         for question in self._questions(batch):
-            given = await self._answer(connection, question, batch)
+            try:
+                given = await self._answer(connection, question, batch)
+            except RoleUnavailable as error:
+                self._give_up(error.role)
+                given = _unknown(question)
             for row, truths in zip(question.rows, given, strict=True):
                 answers[row].setdefault(question.role, {}).update(truths)
         return answers
@@ -141,50 +177,65 @@ class Questions:
                     roles.add(role)
                     rows.append(row)
         for (_, role), (asks, rows) in wanted.items():
-            step = max(1, _MAX_PAIRS // len(rows))
-            listed = list(asks)
+            step = max(1, min(_MAX_ASKS, _MAX_PAIRS // len(rows)))
+            listed = [ask for ask in asks if ask not in self._apart]
             for begin in range(0, len(listed), step):
                 yield _Question(role, tuple(listed[begin : begin + step]), tuple(rows))
+            for ask in asks:
+                if ask in self._apart:
+                    yield _Question(role, (ask,), tuple(rows))
 
     async def _answer(
         self, connection: asyncpg.Connection, question: _Question, batch: Sequence[Change]
     ) -> list[dict[Ask, Truth]]:
-        images = [image_of(batch[row]) or b"{}" for row in question.rows]
+        if len(question.asks) == 1 and question.asks[0] in self._off:
+            return _unknown(question)
+        rows = [row_of(batch[row]) for row in question.rows]
         try:
-            return await answer(connection, question.role, question.asks, images, self._seconds)
+            return await answer(connection, question.role, question.asks, rows, self._seconds)
         except asyncpg.PostgresError as error:
             if isinstance(error, LOST):
                 raise
-            if len(question.asks) == 1:
-                return await self._alone(connection, question, images, error)
-        # One of them is at fault: the others must not suffer from it.
-        given: list[dict[Ask, Truth]] = [{} for _ in images]
-        for ask in question.asks:
-            one = _Question(question.role, (ask,), question.rows)
-            for truths, more in zip(given, await self._answer(connection, one, batch), strict=True):
-                truths.update(more)
-        return given
+            if len(question.asks) == 1 and len(question.rows) == 1:
+                return self._failed(question, error)
+        # One of the conditions, or one of the rows, is at fault: the others must not suffer from it.
+        if len(question.asks) > 1:
+            parts = [_Question(question.role, (ask,), question.rows) for ask in question.asks]
+        else:
+            self._keep_apart(question.asks[0])
+            middle = len(question.rows) // 2
+            halves = (question.rows[:middle], question.rows[middle:])
+            parts = [_Question(question.role, question.asks, rows) for rows in halves]
+        given: dict[int, dict[Ask, Truth]] = {row: {} for row in question.rows}
+        for part in parts:
+            for row, truths in zip(part.rows, await self._answer(connection, part, batch), strict=True):
+                given[row].update(truths)
+        return [given[row] for row in question.rows]
 
-    async def _alone(
-        self, connection: asyncpg.Connection, question: _Question, images: Sequence[bytes], error: Exception
-    ) -> list[dict[Ask, Truth]]:
-        """A condition that failed by itself: too slow is switched off; else it is asked row by row."""
+    def _failed(self, question: _Question, error: Exception) -> list[dict[Ask, Truth]]:
+        """A condition that failed on a single row: too slow is switched off; else the row passes nothing."""
         (ask,) = question.asks
         if isinstance(error, asyncpg.QueryCanceledError):
+            self._off.add(ask)
             self._switch_off(ask)
-            return [{} for _ in images]
-        given: list[dict[Ask, Truth]] = []
-        for image in images:
-            try:
-                given += await answer(connection, question.role, [ask], [image], self._seconds)
-            except asyncpg.PostgresError as fault:
-                if isinstance(fault, LOST):
-                    raise
-                log.warning(
-                    "condition_failed", column=ask.column, operator=str(ask.op), error=type(fault).__name__
-                )
-                given.append({})
-        return given
+        elif ask not in self._apart:
+            log.warning(
+                "condition_failed", column=ask.column, operator=str(ask.op), error=type(error).__name__
+            )
+        self._keep_apart(ask)
+        return _unknown(question)
+
+    def _keep_apart(self, ask: Ask) -> None:
+        self._apart[ask] = None
+        if len(self._apart) > _MAX_APART:
+            self._apart.popitem(last=False)
+
+    def _give_up(self, role: str) -> None:
+        """A role that cannot be assumed any more: its subscribers miss what only Postgres can judge."""
+        log.error("role_unavailable", role=role)
+        for subscriber in self._subscriptions.subscribers():
+            if self._subscriptions.entry(subscriber)[1] == role:
+                subscriber.lost()
 
     def _switch_off(self, ask: Ask) -> None:
         log.warning("filter_switched_off", column=ask.column, operator=str(ask.op), seconds=self._seconds)
@@ -199,6 +250,10 @@ class Questions:
 def tell(subscriber: Subscriber, text: str) -> None:
     """Tell a subscriber of a fault in what it subscribed to."""
     subscriber.told("error", text)
+
+
+def _unknown(question: _Question) -> list[dict[Ask, Truth]]:
+    return [dict.fromkeys(question.asks) for _ in question.rows]
 
 
 def _size(change: Change) -> int:

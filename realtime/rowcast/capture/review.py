@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final
 
-from rowcast.capture.acceptance import Acceptance, Accepted, Refused, at_place
+from rowcast.capture.acceptance import Acceptance, Accepted, Named, Refused
 from rowcast.capture.audiences import Audiences
 from rowcast.capture.tables import Table
 from rowcast.db.connection import Session
@@ -20,6 +20,7 @@ SUBSCRIBED: Final = "Subscribed to PostgreSQL"
 #: Others have their turn after so many bindings.
 _TURN: Final = 256
 
+Attach = Callable[[Subscriber, Sequence[Binding], str, Mapping[Binding, Predicates]], Awaitable[None]]
 _Verdicts = dict[tuple[Binding, str], Accepted | str]
 
 
@@ -32,15 +33,33 @@ class Review:
         audiences: Audiences,
         settle: Callable[[], Awaitable[None]],
         read_once: Callable[[], Awaitable[None]],
+        attach: Attach,
     ) -> None:
         self._acceptance, self._audiences = acceptance, audiences
-        self._settle, self._read_once = settle, read_once
+        self._settle, self._read_once, self._attach = settle, read_once, attach
         self._stood: dict[Place, frozenset[Table]] = {}
         self._asleep: dict[Subscriber, tuple[str, dict[Binding, None]]] = {}
 
-    def stands(self, binding: Binding, accepted: Accepted) -> None:
-        """A binding was accepted: what its name stands for now, unless that is known from before."""
-        self._stood.setdefault((binding.schema, binding.table), accepted.tables)
+    def stands(self, binding: Binding, accepted: Accepted) -> bool:
+        """A binding was accepted for what its name stood for. Whether that is what is known; if not, look
+        again."""
+        place = (binding.schema, binding.table)
+        known = self._stood.setdefault(place, accepted.tables)
+        self._stood[place] = accepted.tables
+        return known == accepted.tables
+
+    def fitted(self, subscriber: Subscriber) -> list[Binding]:
+        """What a subscriber hears, and what sleeps."""
+        awake, _, _ = self._hears(subscriber)
+        _, asleep = self._asleep.get(subscriber, ("", {}))
+        return [*awake, *asleep]
+
+    def sleep(self, subscriber: Subscriber, role: str, bindings: Sequence[Binding]) -> None:
+        """These bindings do not fit now, and sleep until they do."""
+        if bindings:
+            self._asleep[subscriber] = (role, dict.fromkeys(bindings))
+        else:
+            self._asleep.pop(subscriber, None)
 
     def forget(self, subscriber: Subscriber) -> None:
         """A subscriber is gone, or subscribes anew."""
@@ -52,7 +71,8 @@ class Review:
         if not before and not self._asleep:
             return
         tables = await self._acceptance.catalog(connection)
-        now = {place: frozenset(at_place(tables, *place)) for place in self._audiences.places()}
+        named = Named(tables)
+        now = {place: frozenset(named.at(*place)) for place in self._audiences.places()}
         changed = {place for place in now if before.get(place, now[place]) != now[place]}
         affected = {
             subscriber: None for place in changed for subscriber in self._audiences.at(place)
@@ -61,7 +81,7 @@ class Review:
         for number, subscriber in enumerate(affected, start=1):
             if number % _TURN == 0:
                 await asyncio.sleep(0)
-            await self._judge(connection, subscriber, changed, tables, verdicts)
+            await self._judge(connection, subscriber, changed, named, verdicts)
         added = {place: stood for place, stood in self._stood.items() if place not in before}
         self._stood = added | now
         if affected:
@@ -86,7 +106,7 @@ class Review:
         connection: Session,
         subscriber: Subscriber,
         changed: set[Place],
-        tables: Sequence[Table],
+        named: Named,
         verdicts: _Verdicts,
     ) -> None:
         awake, role, ready = self._hears(subscriber)
@@ -95,7 +115,7 @@ class Review:
         for binding in (*touched, *asleep):
             if (binding, role) in verdicts:
                 continue
-            found = at_place(tables, binding.schema, binding.table)
+            found = named.at(binding.schema, binding.table)
             try:
                 verdicts[binding, role] = await self._acceptance.judge(
                     connection, binding, role, found, ready.get(binding, {})
@@ -128,7 +148,7 @@ class Review:
                 one: verdict.predicates for one, verdict in given.items() if isinstance(verdict, Accepted)
             }
             kept = [binding for binding in awake if binding not in faults]
-            self._audiences.attach(subscriber, [*kept, *woken], role, {**ready, **more})
+            await self._attach(subscriber, [*kept, *woken], role, {**ready, **more})
         if woken or others:
             # From here on a write is certain to be delivered.
             await self._read_once()

@@ -7,10 +7,8 @@ so nothing is lost with it. What is handed to subscribers is in order, and only 
 
 import asyncio
 import contextlib
-import random
 import time
-import traceback
-from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Final
 
 import asyncpg
@@ -19,6 +17,8 @@ import structlog
 from rowcast.capture.acceptance import Acceptance, Accepted, Refused, Rights
 from rowcast.capture.audiences import Audiences
 from rowcast.capture.listener import Listener
+from rowcast.capture.moves import Moves
+from rowcast.capture.parts import Parts
 from rowcast.capture.questions import Questions
 from rowcast.capture.reader import HistoryLost, Page, Reader, Row
 from rowcast.capture.relations import Relations
@@ -26,8 +26,7 @@ from rowcast.capture.retention import Retention
 from rowcast.capture.review import Review
 from rowcast.capture.tables import reconcile
 from rowcast.capture.waker import Mode, Waker
-from rowcast.db.connection import REFUSED, connect, place
-from rowcast.errors import DatabaseError
+from rowcast.db.connection import connect
 from rowcast.hub.feed import Subscribed, Subscriber
 from rowcast.hub.subscriptions import Subscriptions
 from rowcast.model.binding import Binding
@@ -35,7 +34,6 @@ from rowcast.model.change import Change, Op, Relation
 from rowcast.model.claims import Claims
 from rowcast.model.position import encode_batch, encode_event
 
-_BACKOFF: Final = (0.1, 3.0)
 _TEND_SECONDS: Final = 1.0
 _RECONCILE_SECONDS: Final = 10.0
 _RECONCILE_RETRY: Final = 0.25
@@ -70,7 +68,12 @@ class Stream:
         self._rights, self._retention = rights, retention
         self._audiences = audiences = Audiences(subscriptions)
         self._questions = Questions(
-            audiences.asking, rights.may_read, filter_timeout, self._lose_asking, self._isolated
+            audiences.asking,
+            rights.may_read,
+            filter_timeout,
+            self._lose_asking,
+            self._isolated,
+            self._ready_asking,
         )
         self._reader = Reader(page_size)
         self._relations = Relations()
@@ -81,14 +84,15 @@ class Stream:
         self._listener = Listener(
             direct_dsn, self._waker, self._wake, self._catalog_news, self._listening, patience
         )
+        self._moves = Moves(audiences, self._questions, self._wake, self._lose_asking)
         self._acceptance = Acceptance(pool, rights, self._relations, self._tables_changed)
-        self._review = Review(self._acceptance, audiences, self._settle, self._read_once)
+        self._review = Review(self._acceptance, audiences, self._settle, self._read_once, self._moves.attach)
         self._begun = self._completed = 0
         self._turn = asyncio.Event()
         self._handed: tuple[Page, str, Row] | None = None
         self._silent: dict[int, Relation] = {}
         self._silent_as_of = 0
-        self._up: dict[str, bool] = {"listener": False, "reader": False, "keeper": False, "filters": False}
+        self._parts = Parts(direct_dsn, ("listener", "reader", "keeper", "filters"))
 
     # What subscribers ask
 
@@ -111,7 +115,7 @@ class Stream:
 
     def faults(self) -> dict[str, str]:
         """What keeps the stream from delivering, by part; empty when all is well."""
-        return {part: "not connected to the database" for part, up in self._up.items() if not up}
+        return self._parts.faults()
 
     async def subscribe(
         self, subscriber: Subscriber, bindings: Sequence[Binding], claims: Claims
@@ -124,14 +128,20 @@ class Stream:
                 accepted[binding] = await self._acceptance.accept(binding, claims.role)
             except Refused as refusal:
                 refused.append(str(refusal))
-        self._detach(subscriber)
         if not accepted or subscriber.gone:
+            self._detach(subscriber)
             return Subscribed(tuple(refused), ok=False, position=None)
         good = [binding for binding in bindings if binding in accepted]
         ready = {binding: one.predicates for binding, one in accepted.items()}
-        self._audiences.attach(subscriber, good, claims.role, ready)
-        for binding, one in accepted.items():
-            self._review.stands(binding, one)
+        heard = self._review.fitted(subscriber)
+        await self._moves.attach(subscriber, good, claims.role, ready)
+        if subscriber.gone:
+            return Subscribed(tuple(refused), ok=False, position=None)
+        # What fitted before may do so again: it sleeps until then.
+        asleep = [one for one in heard if one in bindings and one not in accepted]
+        self._review.sleep(subscriber, claims.role, asleep)
+        if not all([self._review.stands(binding, one) for binding, one in accepted.items()]):
+            self._tables_changed.set()
         position = self.position
         await self._read_once()
         return Subscribed(tuple(refused), ok=True, position=position)
@@ -162,47 +172,19 @@ class Stream:
     async def run(self) -> None:
         """Read, listen, keep house, until cancelled."""
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._forever("keeper", self._keep))
-            tasks.create_task(self._forever("reader", self._read))
-            tasks.create_task(self._forever("listener", self._listener.run))
-            tasks.create_task(self._forever("filters", self._judge))
-
-    async def _forever(self, part: str, work: Callable[[], Awaitable[None]]) -> None:
-        delay, told = _BACKOFF[0], False
-        while True:
-            began = time.monotonic()
-            try:
-                await work()
-            except DatabaseError as error:
-                log.warning("database_unusable", part=part, error=type(error).__name__, detail=str(error))
-            except Exception as error:
-                # What is no fault of the database is ours: it must not take the other parts with it.
-                lost = isinstance(error, (*REFUSED, asyncpg.PostgresError))
-                if not told or not lost:
-                    # A name and no arguments: an error's text may hold rows.
-                    where = traceback.extract_tb(error.__traceback__)[-1]
-                    log.warning(
-                        "database_lost" if lost else "part_failed",
-                        part=part,
-                        database=place(self._direct_dsn),
-                        error=type(error).__name__,
-                        at=None if lost else f"{where.name}:{where.lineno}",
-                    )
-                    told = True
-            self._up[part] = False
-            if time.monotonic() - began > _BACKOFF[1]:
-                delay, told = _BACKOFF[0], False
-            await asyncio.sleep(delay * (0.5 + random.random() / 2))
-            delay = min(delay * 2, _BACKOFF[1])
+            tasks.create_task(self._parts.forever("keeper", self._keep))
+            tasks.create_task(self._parts.forever("reader", self._read))
+            tasks.create_task(self._parts.forever("listener", self._listener.run))
+            tasks.create_task(self._parts.forever("filters", self._judge))
 
     def _listening(self) -> None:
-        self._up["listener"] = True
+        self._parts.up("listener")
 
     async def _judge(self) -> None:
         await self._questions.run(self._direct_dsn, self._patience, self._judging)
 
     def _judging(self) -> None:
-        self._up["filters"] = True
+        self._parts.up("filters")
 
     def _catalog_news(self) -> None:
         self._tables_changed.set()
@@ -227,7 +209,7 @@ class Stream:
                     await self._reader.restart(connection)
                     self._lose(str(lost))
                     changes = 0
-                self._up["reader"] = True
+                self._parts.up("reader")
                 self._completed = self._begun
                 turn, self._turn = self._turn, asyncio.Event()
                 turn.set()
@@ -248,6 +230,7 @@ class Stream:
 
     async def _hand_out(self, connection: asyncpg.Connection) -> int:
         changes = 0
+        await self._moves.make()
         if self._audiences.stale and self._questions.position is None:
             self._audiences.forget_stale()
         place_ = self._reader.place
@@ -257,12 +240,12 @@ class Stream:
                 versions = await self._versions(connection, page)
                 batch = encode_batch(place_.epoch, page.start, page.end)
                 oids = {relation.oid for relation in versions}
-                await self._rights.load(connection, oids)
+                await self._prepare(connection, versions, oids)
                 for row in page.rows:
                     if row.op == _CATALOG_CHANGED:
                         self._rights.forget()
                         self._tables_changed.set()
-                        await self._rights.load(connection, oids)
+                        await self._prepare(connection, versions, oids)
                     else:
                         self._publish(row, batch)
                     self._handed = (page, batch, row)
@@ -279,16 +262,30 @@ class Stream:
         return changes
 
     async def _versions(self, connection: asyncpg.Connection, page: Page) -> list[Relation]:
-        """The versions that the changes of a page refer to, every filter on them ready."""
+        """The versions that the changes of a page refer to."""
         ids = {row.relation for row in page.rows if row.relation}
         await self._relations.load(connection, ids)
         try:
-            versions = [self._relations[id_] for id_ in ids]
+            return [self._relations[id_] for id_ in ids]
         except KeyError:
             raise HistoryLost("the version of a table that a change refers to is gone") from None
-        for relation in versions:
+
+    async def _prepare(
+        self, connection: asyncpg.Connection, versions: Sequence[Relation], oids: Collection[int]
+    ) -> None:
+        """Know the rights on these tables, and have every filter on them ready, with nothing awaited
+        since."""
+        await self._rights.load(connection, oids)
+        while unready := [relation for relation in versions if not self._audiences.is_ready(relation)]:
+            for relation in unready:
+                movers = await self._audiences.make_ready(connection, self._acceptance.filters, relation)
+                await self._moves.attach_again(movers)
+            await self._rights.load(connection, oids)
+
+    async def _ready_asking(self, connection: asyncpg.Connection, relation: Relation) -> None:
+        """The same for changes that waited. Who is not among the asking is the reader's business."""
+        if not self._audiences.is_ready(relation):
             await self._audiences.make_ready(connection, self._acceptance.filters, relation)
-        return versions
 
     def _publish(self, row: Row, batch: str) -> None:
         relation, op = self._relations[row.relation], _OPS[row.op]
@@ -362,7 +359,7 @@ class Stream:
                     self._tables_changed.clear()
                     self._rights.forget()
                     done = await reconcile(connection)
-                    self._up["keeper"] = True
+                    self._parts.up("keeper")
                     await self._review.hold(connection)
                     due = time.monotonic() + (_RECONCILE_SECONDS if done else _RECONCILE_RETRY)
                 if self._waker.mode is not Mode.FOLLOWING:

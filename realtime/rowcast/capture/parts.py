@@ -1,0 +1,63 @@
+"""What the stream consists of: parts with a connection of their own, each of which comes back by itself."""
+
+import asyncio
+import random
+import time
+import traceback
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Final
+
+import asyncpg
+import structlog
+
+from rowcast.db.connection import REFUSED, place
+from rowcast.errors import DatabaseError
+
+_BACKOFF: Final = (0.1, 3.0)
+
+log = structlog.get_logger("rowcast.capture")
+
+
+class Parts:
+    """Which parts are up, and what keeps them so."""
+
+    def __init__(self, dsn: str, names: Iterable[str]) -> None:
+        self._dsn = dsn
+        self._up = dict.fromkeys(names, False)
+
+    def up(self, part: str) -> None:
+        """A part does its work."""
+        self._up[part] = True
+
+    def faults(self) -> dict[str, str]:
+        """Why parts do not do their work; empty when all do."""
+        return {part: "not connected to the database" for part, up in self._up.items() if not up}
+
+    async def forever(self, part: str, work: Callable[[], Awaitable[None]]) -> None:
+        """Run a part, again and again, until cancelled."""
+        delay, told = _BACKOFF[0], False
+        while True:
+            began = time.monotonic()
+            try:
+                await work()
+            except DatabaseError as error:
+                log.warning("database_unusable", part=part, error=type(error).__name__, detail=str(error))
+            except Exception as error:
+                # What is no fault of the database is ours: it must not take the other parts with it.
+                lost = isinstance(error, (*REFUSED, asyncpg.PostgresError))
+                if not told or not lost:
+                    # A name and no arguments: an error's text may hold rows.
+                    where = traceback.extract_tb(error.__traceback__)[-1]
+                    log.warning(
+                        "database_lost" if lost else "part_failed",
+                        part=part,
+                        database=place(self._dsn),
+                        error=type(error).__name__,
+                        at=None if lost else f"{where.name}:{where.lineno}",
+                    )
+                    told = True
+            self._up[part] = False
+            if time.monotonic() - began > _BACKOFF[1]:
+                delay, told = _BACKOFF[0], False
+            await asyncio.sleep(delay * (0.5 + random.random() / 2))
+            delay = min(delay * 2, _BACKOFF[1])
