@@ -101,9 +101,13 @@ class _Column:
 
 @dataclass(eq=False, slots=True)
 class FilterIndex:
-    """The listeners of one version of a table, and ``missing`` those whose filter is not ready for it."""
+    """The listeners of one version of a table, and ``missing`` those whose filter is not ready for it.
+
+    ``place`` is the table's schema and name.
+    """
 
     relation: int
+    place: tuple[str, str] = ("", "")
     missing: dict[Listeners, None] = field(default_factory=dict)
     _always: dict[Listeners, None] = field(default_factory=dict)
     _ready: dict[Listeners, Predicate] = field(default_factory=dict)

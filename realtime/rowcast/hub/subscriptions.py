@@ -1,8 +1,9 @@
 """Who hears which table: the index of bindings, and the fan-out of a change.
 
-Subscribers without any filter are kept grouped by what they are sent, for each (table, operation); the
-others are found by what the row holds (``hub.matching``). Either way equal messages are encoded once. Runs
-on the event loop only; nothing here waits.
+Subscribers without any filter, whose names are never two for one table, are kept grouped by what they are
+sent, for each (name, operation); the others are found by what the row holds (``hub.matching``). Either way
+equal messages are encoded once. Nothing is kept for tables that nobody hears. Runs on the event loop only;
+nothing here waits.
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -30,7 +31,7 @@ _NO_ANSWERS: Final[AnswersByRole] = {}
 class _Entry:
     role: str
     bindings: Sequence[Binding]
-    filtered: bool
+    grouped: bool
 
 
 @dataclass(slots=True)
@@ -51,10 +52,7 @@ class Subscriptions:
     version: int = 0
     _entries: dict[Subscriber, _Entry] = field(default_factory=dict)
     _by_place: dict[Place, dict[Subscriber, None]] = field(default_factory=dict)
-    # Filled when a table's first change comes, and kept up to date from then on.
-    _audiences: dict[tuple[str, str, Op], dict[Audience, dict[Subscriber, None]]] = field(
-        default_factory=dict
-    )
+    _groups: dict[tuple[Place, Op], dict[Audience, dict[Subscriber, None]]] = field(default_factory=dict)
     _listeners: dict[Place, dict[Binding, Listeners]] = field(default_factory=dict)
     _indexes: dict[Place, dict[int, FilterIndex]] = field(default_factory=dict)
 
@@ -75,16 +73,16 @@ class Subscriptions:
         self.detach(subscriber)
         self.version += 1
         filtered = any(binding.filter is not None for binding in bindings)
-        self._entries[subscriber] = entry = _Entry(role, tuple(bindings), filtered)
+        grouped = not filtered and not _overlap(bindings)
+        self._entries[subscriber] = entry = _Entry(role, tuple(bindings), grouped)
         for binding in bindings:
             self._by_place.setdefault((binding.schema, binding.table), {})[subscriber] = None
-        if filtered:
+        if grouped:
+            for spot, audience in _audiences(subscriber, entry):
+                self._groups.setdefault(spot, {}).setdefault(audience, {})[subscriber] = None
+        else:
             for binding in entry.bindings:
                 self._listen(binding, subscriber, role, predicates.get(binding, {}))
-            return
-        for (schema, table, op), audiences in self._audiences.items():
-            for audience in _audiences(subscriber, entry, schema, table, op):
-                audiences.setdefault(audience, {})[subscriber] = None
 
     def detach(self, subscriber: Subscriber) -> None:
         """Forget a subscriber, if it is known."""
@@ -98,16 +96,17 @@ class Subscriptions:
                 place.pop(subscriber, None)
                 if not place:
                     del self._by_place[binding.schema, binding.table]
-        if entry.filtered:
+        if not entry.grouped:
             for binding in dict.fromkeys(entry.bindings):
                 self._unlisten(binding, subscriber)
             return
-        for key, audiences in list(self._audiences.items()):
-            for audience in _audiences(subscriber, entry, *key):
-                members = audiences[audience]
-                del members[subscriber]
-                if not members:
-                    del audiences[audience]
+        for spot, audience in _audiences(subscriber, entry):
+            group = self._groups[spot]
+            del group[audience][subscriber]
+            if not group[audience]:
+                del group[audience]
+            if not group:
+                del self._groups[spot]
 
     def subscribers(self) -> Iterable[Subscriber]:
         """Everyone, as a copy that may be changed under."""
@@ -148,26 +147,38 @@ class Subscriptions:
         if not listeners.members:
             for index in list(listeners.indexes):
                 index.remove(listeners)
+                if not index:
+                    self._give_up(index)
             del self._listeners[place][binding]
             if not self._listeners[place]:
                 del self._listeners[place]
 
     def _indexes_at(self, place: Place) -> Iterator[FilterIndex]:
         """The indexes of the tables that a binding at this place may match."""
+        if WILDCARD not in place:
+            yield from self._indexes.get(place, {}).values()
+            return
         for (schema, table), indexes in self._indexes.items():
             if place[0] in (schema, WILDCARD) and place[1] in (table, WILDCARD):
                 yield from indexes.values()
 
     def index(self, relation: Relation) -> FilterIndex:
-        """The index of one version of a table."""
-        indexes = self._indexes.setdefault((relation.schema, relation.table), {})
-        index = indexes.get(relation.id)
+        """The index of one version of a table. It is kept while anyone is in it."""
+        place = (relation.schema, relation.table)
+        index = self._indexes.get(place, {}).get(relation.id)
         if index is None:
-            index = indexes[relation.id] = FilterIndex(relation.id)
-            for place in _places(relation.schema, relation.table):
-                for listeners in self._listeners.get(place, {}).values():
+            index = FilterIndex(relation.id, place)
+            for one in _places(*place):
+                for listeners in self._listeners.get(one, {}).values():
                     index.add(listeners)
+            if index:
+                self._indexes.setdefault(place, {})[relation.id] = index
         return index
+
+    def _give_up(self, index: FilterIndex) -> None:
+        del self._indexes[index.place][index.relation]
+        if not self._indexes[index.place]:
+            del self._indexes[index.place]
 
     def ready(self, listeners: Listeners, predicates: Predicates) -> None:
         """The filter of these listeners is ready for more versions of tables.
@@ -246,23 +257,22 @@ class Subscriptions:
 
     def heard(self, relation: Relation, op: Op) -> bool:
         """Whether anyone may want changes of this kind."""
-        return bool(self._of(relation.schema, relation.table, op)) or any(
-            place in self._listeners for place in _places(relation.schema, relation.table)
-        )
+        places = _places(relation.schema, relation.table)
+        return any((place, op) in self._groups or place in self._listeners for place in places)
 
     def publish(self, change: Change, may_read: MayRead, answers: AnswersByRole = _NO_ANSWERS) -> None:
         """Send a change to everyone who asked for it and may read it."""
         relation = change.relation
         sending = _Sending(self, change, may_read)
-        for audience, members in self._of(relation.schema, relation.table, change.op).items():
-            sending.send(audience, members)
-        if any(place in self._listeners for place in _places(relation.schema, relation.table)):
-            self._publish_filtered(change, row_of(change), answers, sending)
+        places = _places(relation.schema, relation.table)
+        for place in places:
+            for audience, members in self._groups.get((place, change.op), {}).items():
+                sending.send(audience, members)
+        if any(place in self._listeners for place in places):
+            self._publish_found(change, row_of(change), answers, sending)
 
-    def _publish_filtered(
-        self, change: Change, row: Row, answers: AnswersByRole, sending: "_Sending"
-    ) -> None:
-        """The same for the subscribers with filters: one message for all bindings of a channel."""
+    def _publish_found(self, change: Change, row: Row, answers: AnswersByRole, sending: "_Sending") -> None:
+        """The same for the subscribers that are not grouped: one message for all bindings of a channel."""
         hits: dict[tuple[Subscriber, Select], list[int]] = {}
         for listeners, role in self.index(change.relation).matches(row, answers):
             binding = listeners.binding
@@ -281,18 +291,6 @@ class Subscriptions:
             chosen.setdefault(audience, []).append(subscriber)
         for audience, several in chosen.items():
             sending.send(audience, several)
-
-    def _of(self, schema: str, table: str, op: Op) -> dict[Audience, dict[Subscriber, None]]:
-        audiences = self._audiences.get((schema, table, op))
-        if audiences is None:
-            audiences = self._audiences[schema, table, op] = {}
-            for place in _places(schema, table):
-                for subscriber in self._by_place.get(place, ()):
-                    entry = self._entries[subscriber]
-                    if not entry.filtered:
-                        for audience in _audiences(subscriber, entry, schema, table, op):
-                            audiences.setdefault(audience, {})[subscriber] = None
-        return audiences
 
 
 class _Sending:
@@ -339,7 +337,20 @@ class _Sending:
 
 def _places(schema: str, table: str) -> tuple[Place, ...]:
     """Where bindings that match a table may stand."""
-    return (schema, table), (schema, WILDCARD), (WILDCARD, table), (WILDCARD, WILDCARD)
+    # Each once: a table may be called "*".
+    return tuple(
+        dict.fromkeys(((schema, table), (schema, WILDCARD), (WILDCARD, table), (WILDCARD, WILDCARD)))
+    )
+
+
+def _overlap(bindings: Iterable[Binding]) -> bool:
+    """Whether two of the names stand for the same table, if there is one."""
+    places = {(binding.schema, binding.table) for binding in bindings}
+    return any(one != place and one in places for place in places for one in _places(*place)) or (
+        len(places) > 1
+        and any(schema == WILDCARD for schema, _ in places)
+        and any(table == WILDCARD for _, table in places)
+    )
 
 
 def _select(binding: Binding) -> Select:
@@ -350,17 +361,16 @@ def _audience(subscriber: Subscriber, role: str, ids: tuple[int, ...], select: S
     return Audience(role, subscriber.version, subscriber.topic, ids, select, subscriber.legacy)
 
 
-def _audiences(subscriber: Subscriber, entry: _Entry, schema: str, table: str, op: Op) -> Iterable[Audience]:
-    """What a subscriber without filters is sent of a change of this kind: one message for each `select`."""
-    ids: dict[Select, list[int]] = {}
+def _audiences(subscriber: Subscriber, entry: _Entry) -> Iterator[tuple[tuple[Place, Op], Audience]]:
+    """Where a subscriber that is grouped stands, and among whom: one message for each `select`."""
+    ids: dict[tuple[Place, Op, Select], list[int]] = {}
     for binding in entry.bindings:
-        if (
-            binding.schema in (schema, WILDCARD)
-            and binding.table in (table, WILDCARD)
-            and _hears(binding, op)
-        ):
-            ids.setdefault(_select(binding), []).append(binding.id)
-    return [_audience(subscriber, entry.role, tuple(of), select) for select, of in ids.items()]
+        place, select = (binding.schema, binding.table), _select(binding)
+        for op in Op:
+            if _hears(binding, op):
+                ids.setdefault((place, op, select), []).append(binding.id)
+    for (place, op, select), of in ids.items():
+        yield (place, op), _audience(subscriber, entry.role, tuple(of), select)
 
 
 def _hears(binding: Binding, op: Op) -> bool:

@@ -212,7 +212,10 @@ class _Reader:
         xmax = start.xmax + self.number()
         kept = self.take((len(start.xip) + 7) // 8)
         still_open = [xid for n, xid in enumerate(start.xip) if kept[n // 8] >> (7 - n % 8) & 1]
-        return Snapshot(xmax, (*still_open, *self._gaps(xmax)))
+        opened = self._gaps(xmax)
+        if opened and opened[0] < start.xmax:
+            raise ValueError("an xid that had ended is open again")
+        return Snapshot(xmax, (*still_open, *opened))
 
     def done(self) -> None:
         if self._at != len(self._data):

@@ -5,10 +5,13 @@ written to the transport without ``await``; what the library writes goes between
 side has written a close frame, neither writes again.
 """
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any, cast
 
+from uvicorn._types import ASGISendEvent
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.exceptions import InvalidState
 from websockets.frames import Frame
 from websockets.http11 import Request
 
@@ -24,7 +27,12 @@ class FastLane(WebSocketsSansIOProtocol):
 
     lane: Lane | None = None
     _fragments: bytearray
+    _early: bytearray
     _pong_limit = LOW_MARK
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        self._early = bytearray()
+        super().connection_made(transport)
 
     def open_lane(self, limit: int) -> Lane:
         """The lane of this connection, bounded to ``limit`` bytes."""
@@ -67,12 +75,30 @@ class FastLane(WebSocketsSansIOProtocol):
             cast(dict[str, Any], self.scope["extensions"])[FAST_LANE] = self
 
     def data_received(self, data: bytes) -> None:
-        super().data_received(data)
+        if self.handshake_initiated and not self.handshake_complete:
+            # The library would take them for frames, and answer them, before it has answered the handshake.
+            self._early += data
+            if len(self._early) > LOW_MARK:
+                self.transport.abort()
+            return
+        try:
+            super().data_received(data)
+        except InvalidState:
+            # It closes for what is no UTF-8, also when the client has closed already.
+            self._end_lane()
+            self.transport.close()
         if not self.handshake_initiated and self.conn.handshake_exc is not None and not self.close_sent:
             # The library would neither answer nor close.
             self.close_sent = self.handshake_complete = True
             self.transport.write(TOO_LARGE)
             self.transport.close()
+
+    async def send(self, message: ASGISendEvent) -> None:
+        await super().send(message)
+        if self._early and self.handshake_complete:
+            early, self._early = bytes(self._early), bytearray()
+            if not (self.close_sent or self.transport.is_closing()):
+                self.data_received(early)
 
     def handle_text(self, event: Frame) -> None:
         super().handle_text(event)
@@ -116,7 +142,12 @@ class FastLane(WebSocketsSansIOProtocol):
 
     def handle_parser_exception(self) -> None:
         self._end_lane()
-        super().handle_parser_exception()
+        if self.close_sent:
+            # What the library has to say is not said after a close frame.
+            self.conn.data_to_send()
+            self.transport.close()
+        else:
+            super().handle_parser_exception()
         self._bound_closing()
 
     def keepalive_timeout(self) -> None:

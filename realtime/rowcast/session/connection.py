@@ -28,6 +28,7 @@ NO_CHANNEL = 4004
 _CHANGES = "postgres_changes"
 #: Longer than any that a handshake can carry. It is kept with its channel.
 _MAX_TOKEN = 16 * 1024
+_MANY = 10
 _NOT_OFFERED = {"broadcast": "Broadcast", "presence": "Presence"}
 
 Verify = Callable[[str, float], Claims]
@@ -224,6 +225,9 @@ class Connection:
             raise _TooManyJoinsError(f"ClientJoinRateLimitReached: {TOO_MANY_JOINS}")
         if len(self._channels) >= self._limits.channels:
             raise JoinError("ChannelRateLimitReached: Too many channels")
+        # Each is answered with its id. A few too many are told apart later; very many are not even looked at.
+        if len(payload.entries) > (most := _MANY * self._limits.bindings):
+            raise JoinError(f"UnknownErrorOnChannel: a join may have {most} `postgres_changes`")
         kept = sum(channel.size for channel in self._channels.values())
         if kept + payload.size > self._limits.entries_size:
             raise JoinError(
