@@ -303,6 +303,16 @@ def test_a_type_with_an_odd_name_in_a_schema_with_an_odd_name(catalog: Catalog) 
     assert catalog.run(catalog.judged("odd=gt.one", rows)) == [False, True]
 
 
+def test_now_is_the_moment_at_which_a_row_is_judged(catalog: Catalog) -> None:
+    async def judged() -> list[bool]:
+        begun = await catalog.judged("tz=lt.now", [])
+        moment = await catalog.connection.fetchval("select to_json(clock_timestamp())::text")
+        later = await catalog.judged("tz=lt.now", [f'{{"tz":{moment}}}'.encode()])
+        return [*begun, *later]
+
+    assert catalog.run(judged()) == [True]
+
+
 def test_one_bad_condition_does_not_hide_which_it_was(catalog: Catalog) -> None:
     with pytest.raises(FilterError, match='bigint: "x"'):
         catalog.run(catalog.judged("i4=eq.1,i8=eq.x,txt=eq.a", []))

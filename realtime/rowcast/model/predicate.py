@@ -7,6 +7,7 @@ and times, and `is`. Everything else is an Ask, which Postgres answers. Truth ha
 row passes when its filter is true. This module performs no I/O.
 """
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
@@ -26,6 +27,9 @@ _TEXTUAL: Final = frozenset(
      "timestamp", "timestamptz"}
 )  # fmt: skip
 _INTEGERS: Final = frozenset({"int2", "int4", "int8"})
+_TIMES: Final = frozenset({"date", "time", "timestamp", "timestamptz"})
+#: Words whose meaning moves with time: they mean what they mean when a row is judged.
+_MOVING: Final = re.compile("now|today|tomorrow|yesterday", re.IGNORECASE)
 _FLOATS: Final = frozenset({"float4", "float8"})
 _MOMENTS: Final = frozenset({"date", "timestamp", "timestamptz"})
 _ORDERS: Final = frozenset({Op.LT, Op.LTE, Op.GT, Op.GTE})
@@ -118,7 +122,7 @@ Values = Mapping[Condition, Sequence[bytes]]
 
 def casts(condition: Condition, kind: str) -> bool:
     """Whether the condition compares texts or numbers here, and needs its value in canonical form."""
-    if condition.path:
+    if condition.path or (kind in _TIMES and _MOVING.search(condition.value)):
         return False
     if condition.op in _SET:
         return kind in _TEXTUAL or kind == "numeric" or kind in _FLOATS
