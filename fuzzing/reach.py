@@ -1,4 +1,4 @@
-"""Which inputs are worth keeping: those that reach what no smaller one did."""
+"""Which inputs are worth keeping: as few as reach all that is reached."""
 
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -9,7 +9,7 @@ from typing import Any, Final
 #: Whose lines count. Of what is not ours, what a client's bytes reach first.
 GUIDES: Final = ("rowcast", "websockets", "uvicorn")
 #: How often a step was taken, roughly: an input in which something happens again is another one.
-_TIMES: Final = (1, 2, 4, 16)
+_TIMES: Final = (1, 4)
 
 Step = tuple[CodeType, int, int, int]
 
@@ -17,15 +17,16 @@ Step = tuple[CodeType, int, int, int]
 def worth_keeping(
     fuzz: Callable[[bytes], None], kept: Iterable[bytes], found: Iterable[bytes]
 ) -> Iterator[bytes]:
-    """Of what was found, in order of size, what reaches further than ``kept`` and what came before."""
+    """Of what was found, what reaches further than ``kept`` does: what reaches furthest comes first."""
     reached: set[Step] = set()
     for data in kept:
         reached |= _reached(fuzz, data)
-    for data in sorted(found, key=len):
-        steps = _reached(fuzz, data)
-        if not steps <= reached:
-            reached |= steps
-            yield data
+    left = [(_reached(fuzz, data) - reached, data) for data in found]
+    while left:
+        steps, best = max(left, key=lambda each: (len(each[0]), -len(each[1])))
+        if steps:
+            yield best
+        left = [(further, data) for more, data in left if (further := more - steps)]
 
 
 def _reached(fuzz: Callable[[bytes], None], data: bytes) -> set[Step]:
