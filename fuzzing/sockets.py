@@ -1,14 +1,16 @@
 """A client's bytes through the entrance, the fast lane and the application, over a transport in memory.
 
 The first byte is the number of steps, each a byte; then the bytes come. A step takes as many of them as its
-low five bits say (31: all), after doing what its high bits say: nothing, let the loop turn, push a frame to
-the lane (or let the feed lose its subscribers, or tell them something), close the lane, let the transport be
-stuck or drain, let time pass, push a large frame, shut down.
+low five bits say (31: all), after doing what its high bits say: nothing (what it takes comes in the same turn
+of the loop as what was taken before), let the loop turn, push a frame to the lane (or let the feed lose its
+subscribers, or tell them something), close the lane, let the transport be stuck or drain, let time pass, push
+a large frame, shut down.
 Bytes that begin with ``GET`` are a request; any other come after a good one.
 """
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Iterator, Sequence
 from functools import cache, partial
 from typing import Any, Final
@@ -19,6 +21,7 @@ from structlog.testing import capture_logs
 from uvicorn.server import ServerState
 
 from fuzzing.surroundings import Feed, Loop, Transport, claims_of
+from rowcast.hub.lanes import LOW_MARK
 from rowcast.model.seats import Seats
 from rowcast.protocol.frames import text_frame
 from rowcast.serving.entrance import Entrance
@@ -88,15 +91,18 @@ class _Client:
 
     def run(self, steps: bytes, stream: bytes) -> None:
         if not stream.startswith(b"GET"):
-            self._hear(REQUEST)
+            self._hear([REQUEST])
             self._loop.turn(_TURNS)
-        at = 0
-        for step in steps or b"\x1f":
-            self._do(step >> 5, step & 31)
+        at, pieces = 0, list[bytes]()
+        for step in steps:
+            if what := step >> 5:
+                self._hear(pieces)
+                pieces.clear()
+                self._do(what, step & 31)
             size = len(stream) if step & 31 == 31 else 1 + (step & 31)
-            self._hear(stream[at : at + size])
+            pieces.append(stream[at : at + size])
             at += size
-        self._hear(stream[at:])
+        self._hear([*pieces, stream[at:]])
         self._loop.turn(_TURNS)
 
     def end(self) -> None:
@@ -119,18 +125,22 @@ class _Client:
         assert not self._state.connections, "a connection is still counted"
         assert not self._loop.timers(), "a timer outlives its connection"
 
-    def _hear(self, piece: bytes) -> None:
-        transport = self._transport
-        # Data is not read while reading is paused.
-        for _ in range(_TURNS):
-            if transport.reading or transport.is_closing():
-                break
-            self._loop.turn(1)
-        if piece and transport.reading and not transport.is_closing():
-            protocol = transport.get_protocol()
+    def _hear(self, pieces: Sequence[bytes]) -> None:
+        """Read the pieces, in one turn of the loop if reading is not paused, as uvloop may."""
+        unread = deque(filter(None, pieces))
+        turns = 0
+        while unread and not self._transport.is_closing() and turns < _TURNS:
+            size = sum(map(len, unread))
+            self._loop.call(lambda: self._read(unread))
+            read = size - sum(map(len, unread))
+            self._check_memory(read)
+            turns = 0 if read else turns + 1
+
+    def _read(self, unread: deque[bytes]) -> None:
+        while unread and self._transport.reading and not self._transport.is_closing():
+            protocol = self._transport.get_protocol()
             assert isinstance(protocol, asyncio.Protocol)
-            self._loop.call(lambda: protocol.data_received(piece))
-            self._check_memory(len(piece))
+            protocol.data_received(unread.popleft())
 
     def _do(self, what: int, low: int) -> None:
         lane = self._lane()
@@ -164,7 +174,10 @@ class _Client:
 
     def _check_memory(self, piece: int) -> None:
         protocol = self._transport.get_protocol()
-        if not isinstance(protocol, FastLane) or not protocol.handshake_complete:
+        if not isinstance(protocol, FastLane):
+            return
+        assert len(protocol._early) <= LOW_MARK + piece
+        if not protocol.handshake_complete:
             return
         unread = len(protocol.conn.reader.buffer)
         assert unread <= MAX_FRAME + _HEADER, unread
