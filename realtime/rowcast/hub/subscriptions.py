@@ -1,14 +1,14 @@
 """Who hears which table: the index of bindings, and the fan-out of a change.
 
-Subscribers without any filter, whose names are never two for one table, are kept grouped by what they are
-sent, for each (name, operation); the others are found by what the row holds (``hub.matching``). Either way
-equal messages are encoded once. Nothing is kept for tables that nobody hears. Runs on the event loop only;
-nothing here waits.
+Subscribers without any filter are kept grouped by what they are sent, for each (name, operation); the others
+are found by what the row holds (``hub.matching``). Either way equal messages are encoded once. Where two
+names that a subscriber gave mean one table, it stands under the narrower with the bindings of both. Nothing is
+kept for tables that nobody hears. Runs on the event loop only; nothing here waits.
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, TypeVar
 
 from rowcast.hub.feed import Subscriber
 from rowcast.hub.matching import AnswersByRole, Audience, FilterIndex, Listeners, Select
@@ -19,6 +19,7 @@ from rowcast.protocol.changes import encode_data, encode_legacy, encode_message,
 from rowcast.protocol.frames import text_frame
 from rowcast.protocol.rows import row_of
 
+K = TypeVar("K")
 Place = tuple[str, str]
 MayRead = Callable[[str, Relation], bool]
 #: The predicates of a binding, by version of a table.
@@ -53,6 +54,8 @@ class Subscriptions:
     _entries: dict[Subscriber, _Entry] = field(default_factory=dict)
     _by_place: dict[Place, dict[Subscriber, None]] = field(default_factory=dict)
     _groups: dict[tuple[Place, Op], dict[Audience, dict[Subscriber, None]]] = field(default_factory=dict)
+    # Of those that are grouped, who has a broader name as well.
+    _narrower: dict[Place, dict[Subscriber, None]] = field(default_factory=dict)
     _listeners: dict[Place, dict[Binding, Listeners]] = field(default_factory=dict)
     _indexes: dict[Place, dict[int, FilterIndex]] = field(default_factory=dict)
 
@@ -73,13 +76,15 @@ class Subscriptions:
         self.detach(subscriber)
         self.version += 1
         filtered = any(binding.filter is not None for binding in bindings)
-        grouped = not filtered and not _overlap(bindings)
+        grouped = not filtered and not _cross(bindings)
         self._entries[subscriber] = entry = _Entry(role, tuple(bindings), grouped)
         for binding in bindings:
             self._by_place.setdefault((binding.schema, binding.table), {})[subscriber] = None
         if grouped:
             for spot, audience in _audiences(subscriber, entry):
                 self._groups.setdefault(spot, {}).setdefault(audience, {})[subscriber] = None
+            for place in _narrower(bindings):
+                self._narrower.setdefault(place, {})[subscriber] = None
         else:
             for binding in entry.bindings:
                 self._listen(binding, subscriber, role, predicates.get(binding, {}))
@@ -91,22 +96,17 @@ class Subscriptions:
             return
         self.version += 1
         for binding in entry.bindings:
-            place = self._by_place.get((binding.schema, binding.table))
-            if place is not None:
-                place.pop(subscriber, None)
-                if not place:
-                    del self._by_place[binding.schema, binding.table]
+            _take_out(self._by_place, (binding.schema, binding.table), subscriber)
         if not entry.grouped:
             for binding in dict.fromkeys(entry.bindings):
                 self._unlisten(binding, subscriber)
             return
         for spot, audience in _audiences(subscriber, entry):
-            group = self._groups[spot]
-            del group[audience][subscriber]
-            if not group[audience]:
-                del group[audience]
-            if not group:
+            _take_out(self._groups[spot], audience, subscriber)
+            if not self._groups[spot]:
                 del self._groups[spot]
+        for place in _narrower(entry.bindings):
+            _take_out(self._narrower, place, subscriber)
 
     def subscribers(self) -> Iterable[Subscriber]:
         """Everyone, as a copy that may be changed under."""
@@ -265,9 +265,16 @@ class Subscriptions:
         relation = change.relation
         sending = _Sending(self, change, may_read)
         places = _places(relation.schema, relation.table)
+        served: list[Mapping[Subscriber, None]] = []
         for place in places:
             for audience, members in self._groups.get((place, change.op), {}).items():
-                sending.send(audience, members)
+                rest: Collection[Subscriber] = members
+                for those in served:
+                    rest = [subscriber for subscriber in rest if subscriber not in those]
+                if rest:
+                    sending.send(audience, rest)
+            if (narrower := self._narrower.get(place)) is not None:
+                served.append(narrower)
         if any(place in self._listeners for place in places):
             self._publish_found(change, row_of(change), answers, sending)
 
@@ -343,14 +350,25 @@ def _places(schema: str, table: str) -> tuple[Place, ...]:
     )
 
 
-def _overlap(bindings: Iterable[Binding]) -> bool:
-    """Whether two of the names stand for the same table, if there is one."""
-    places = {(binding.schema, binding.table) for binding in bindings}
-    return any(one != place and one in places for place in places for one in _places(*place)) or (
-        len(places) > 1
-        and any(schema == WILDCARD for schema, _ in places)
-        and any(table == WILDCARD for _, table in places)
-    )
+def _take_out(kept: dict[K, dict[Subscriber, None]], key: K, subscriber: Subscriber) -> None:
+    """Forget a subscriber there, if it is, and the key with the last one."""
+    members = kept.get(key)
+    if members is not None:
+        members.pop(subscriber, None)
+        if not members:
+            del kept[key]
+
+
+def _cross(bindings: Iterable[Binding]) -> bool:
+    """Whether two names may mean one table and neither is the narrower: ``public.*`` and ``*.notes``."""
+    wild = {(binding.schema == WILDCARD, binding.table == WILDCARD) for binding in bindings}
+    return {(True, False), (False, True)} <= wild
+
+
+def _narrower(bindings: Iterable[Binding]) -> list[Place]:
+    """The names that a broader one among them covers."""
+    places = dict.fromkeys((binding.schema, binding.table) for binding in bindings)
+    return [place for place in places if any(one in places for one in _places(*place) if one != place)]
 
 
 def _select(binding: Binding) -> Select:
@@ -363,12 +381,15 @@ def _audience(subscriber: Subscriber, role: str, ids: tuple[int, ...], select: S
 
 def _audiences(subscriber: Subscriber, entry: _Entry) -> Iterator[tuple[tuple[Place, Op], Audience]]:
     """Where a subscriber that is grouped stands, and among whom: one message for each `select`."""
-    ids: dict[tuple[Place, Op, Select], list[int]] = {}
+    by_place: dict[Place, list[Binding]] = {}
     for binding in entry.bindings:
-        place, select = (binding.schema, binding.table), _select(binding)
-        for op in Op:
-            if _hears(binding, op):
-                ids.setdefault((place, op, select), []).append(binding.id)
+        by_place.setdefault((binding.schema, binding.table), []).append(binding)
+    ids: dict[tuple[Place, Op, Select], list[int]] = {}
+    for place in by_place:
+        for binding in (binding for one in _places(*place) for binding in by_place.get(one, ())):
+            for op in Op:
+                if _hears(binding, op):
+                    ids.setdefault((place, op, _select(binding)), []).append(binding.id)
     for (place, op, select), of in ids.items():
         yield (place, op), _audience(subscriber, entry.role, tuple(of), select)
 
