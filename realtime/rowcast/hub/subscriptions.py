@@ -2,8 +2,8 @@
 
 Subscribers without any filter are kept grouped by what they are sent, for each (name, operation); the others
 are found by what the row holds (``hub.matching``). Either way equal messages are encoded once. Where two
-names that a subscriber gave mean one table, it stands under the narrower with the bindings of both. Nothing is
-kept for tables that nobody hears. Runs on the event loop only; nothing here waits.
+names that a subscriber gave mean one table, it stands under the narrower with the bindings of both. Nothing
+is kept for tables that nobody hears. Runs on the event loop only; nothing here waits.
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
