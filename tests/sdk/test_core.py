@@ -224,3 +224,12 @@ def test_frames_come_back_as_they_were_written(ref: str, topic: str, payload: di
     read = frames.decode(frames.encode(None, ref, topic, "e", payload))
     assert (read.join_ref, read.ref, read.topic, read.event) == (None, ref, topic, "e")
     assert frames.decode_object(read.payload) == payload
+
+
+@given(st.lists(st.sampled_from(["\\\\", "\\ud83d", "\\ude00", "\\uD83D\\uDE00", "u", "d", "ud83d", "\\n"])))
+def test_half_of_a_surrogate_pair_in_a_row_ends_no_connection(parts: list[str]) -> None:
+    text = "".join(parts)
+    frame = frames.decode(f'[null,null,"realtime:a","postgres_changes",{{"ids":[],"data":{{"j":"{text}"}}}}]')
+    read = frames.decode_object(frame.payload)["data"]["j"]
+    # As another parser reads it, which lets halves through.
+    assert read == json.loads(f'"{text}"').encode("utf-16", "surrogatepass").decode("utf-16", "replace")

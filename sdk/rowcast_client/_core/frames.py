@@ -3,6 +3,7 @@
 Payloads of row changes stay unparsed here; whoever delivers a change parses it once, outside the reader.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple, TypeVar
 
@@ -45,15 +46,30 @@ _change = msgspec.json.Decoder(ChangePayload)
 _object = msgspec.json.Decoder(dict[str, Any])
 
 
+# A backslash that is escaped itself, a whole pair, or half of one.
+_SURROGATES = re.compile(
+    r"\\\\|\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|\\u[dD][89a-fA-F][0-9a-fA-F]{2}"
+)
+_HALF = 6
+
+
+def _whole(found: re.Match[str]) -> str:
+    return "\\ufffd" if len(found[0]) == _HALF else found[0]
+
+
 def encode(join_ref: str | None, ref: str, topic: str, event: str, payload: Mapping[str, Any]) -> str:
     """The text of one frame to the server."""
     return msgspec.json.encode([join_ref, ref, topic, event, payload]).decode()
 
 
 def decode(text: str | bytes) -> Frame:
-    """Read one frame. Raises ProtocolError."""
+    """Read one frame. Raises ProtocolError.
+
+    A json column may hold half of a surrogate pair, which is no character: it becomes U+FFFD.
+    """
     try:
-        return _frame.decode(text)
+        text = text if isinstance(text, str) else text.decode()
+        return _frame.decode(_SURROGATES.sub(_whole, text) if "\\ud" in text.lower() else text)
     except (msgspec.DecodeError, UnicodeError, RecursionError) as fault:
         raise ProtocolError("a frame is not [join_ref, ref, topic, event, payload]") from fault
 
