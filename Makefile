@@ -3,7 +3,7 @@
 
 SHELL := /bin/sh
 BIN := .venv/bin
-SOURCES := realtime sdk tests benchmarks
+SOURCES := realtime sdk tests benchmarks fuzzing
 # Two at a time: the tests wait for Postgres more than they compute.
 PYTEST_ARGS ?= -n 2
 
