@@ -4,12 +4,13 @@ A channel is in one of them as a whole, so that its changes keep their order.
 """
 
 import asyncio
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from typing import Final
 
 from rowcast.capture.filters import FilterError, Filters
 from rowcast.db.connection import Session
 from rowcast.hub.feed import Subscriber
+from rowcast.hub.matching import Listeners
 from rowcast.hub.subscriptions import Place, Predicates, Subscriptions
 from rowcast.model.binding import Binding
 from rowcast.model.change import Relation
@@ -117,27 +118,39 @@ class Audiences:
     async def make_ready(self, connection: Session, filters: Filters, relation: Relation) -> list[Subscriber]:
         """Make every filter on a version of a table ready for its rows. Returns who has to ask from now on,
         and does not yet: ``attach`` them again."""
+        await self.make_asking_ready(connection, filters, relation)
         movers: dict[Subscriber, None] = {}
-        for subscriptions in self._both():
-            if not subscriptions.known(relation):
-                continue
-            for number, listeners in enumerate(list(subscriptions.index(relation).missing), start=1):
-                if number % _TURN == 0:
-                    await asyncio.sleep(0)
-                if not listeners.members:
-                    continue
-                role = next(iter(listeners.roles))
-                try:
-                    predicate = await filters.prepare(
-                        connection, relation, listeners.binding, role, listeners.predicates
-                    )
-                except FilterError:
-                    # The table is another one by now. The review of what changed tells its subscribers.
-                    predicate = NEVER
-                subscriptions.ready(listeners, {relation.id: predicate or NEVER})
-                if predicate is not None and predicate.asks and subscriptions is self.plain:
-                    movers |= dict.fromkeys(listeners.members)
+        async for listeners, asks in self._made_ready(self.plain, connection, filters, relation):
+            if asks:
+                movers |= dict.fromkeys(listeners.members)
         return list(movers)
+
+    async def make_asking_ready(self, connection: Session, filters: Filters, relation: Relation) -> None:
+        """The same for those who ask already."""
+        async for _ in self._made_ready(self.asking, connection, filters, relation):
+            pass
+
+    async def _made_ready(
+        self, subscriptions: Subscriptions, connection: Session, filters: Filters, relation: Relation
+    ) -> AsyncIterator[tuple[Listeners, bool]]:
+        """Those whose filter became ready, and whether it asks."""
+        if not subscriptions.known(relation):
+            return
+        for number, listeners in enumerate(list(subscriptions.index(relation).missing), start=1):
+            if number % _TURN == 0:
+                await asyncio.sleep(0)
+            if not listeners.members:
+                continue
+            role = next(iter(listeners.roles))
+            try:
+                predicate = await filters.prepare(
+                    connection, relation, listeners.binding, role, listeners.predicates
+                )
+            except FilterError:
+                # The table is another one by now. The review of what changed tells its subscribers.
+                predicate = NEVER
+            subscriptions.ready(listeners, {relation.id: predicate or NEVER})
+            yield listeners, predicate is not None and bool(predicate.asks)
 
     def _both(self) -> tuple[Subscriptions, Subscriptions]:
         return self.plain, self.asking

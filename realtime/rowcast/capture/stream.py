@@ -283,9 +283,9 @@ class Stream:
             await self._rights.load(connection, oids)
 
     async def _ready_asking(self, connection: asyncpg.Connection, relation: Relation) -> None:
-        """The same for changes that waited. Who is not among the asking is the reader's business."""
-        if not self._audiences.is_ready(relation):
-            await self._audiences.make_ready(connection, self._acceptance.filters, relation)
+        """The same for changes that waited. Who is not among the asking is the reader's business: it alone
+        moves those who have to ask."""
+        await self._audiences.make_asking_ready(connection, self._acceptance.filters, relation)
 
     def _publish(self, row: Row, batch: str) -> None:
         relation, op = self._relations[row.relation], _OPS[row.op]
