@@ -5,7 +5,8 @@ import asyncio
 import asyncpg
 import pytest
 
-from support.streams import Kept, streaming, subscribed
+from rowcast.model.binding import parse_binding
+from support.streams import SERVICE, Kept, streaming, subscribed
 
 pytestmark = pytest.mark.anyio
 
@@ -152,4 +153,21 @@ async def test_what_was_made_ready_for_older_versions_is_forgotten(notes: str) -
                 await stream._read_once()
         await connection.execute("insert into notes (id) values (6)")
         await kept.until(lambda: len(kept.changes) == 6)
+        await connection.close()
+
+
+async def test_what_sleeps_sleeps_on_when_the_channel_subscribes_again(notes: str) -> None:
+    async with streaming(notes) as stream:
+        kept = await subscribed(stream, "notes", "n=eq.1")
+        connection = await asyncpg.connect(notes)
+        await connection.execute("alter table notes rename column n to m")
+        assert (await told(kept, 1))[0] == "error"
+        (subscriber,) = stream._review._asleep
+        entry = {"event": "*", "schema": "public", "table": "notes", "filter": "n=eq.1"}
+        # As a refreshed token does.
+        assert not (await stream.subscribe(subscriber, [parse_binding(entry)], SERVICE)).ok
+        await connection.execute("alter table notes rename column m to n")
+        assert await told(kept, 2) == ("ok", "Subscribed to PostgreSQL")
+        await connection.execute("insert into notes values (1, 'a', 1)")
+        await kept.until(lambda: len(kept.changes) == 1)
         await connection.close()

@@ -17,7 +17,6 @@ import structlog
 
 from rowcast.capture.filters import RoleUnavailable, answer
 from rowcast.db.connection import LOST, connect
-from rowcast.hub.feed import Subscriber
 from rowcast.hub.subscriptions import MayRead, Subscriptions
 from rowcast.model.change import Change, Relation
 from rowcast.model.predicate import Ask, Truth
@@ -244,12 +243,7 @@ class Questions:
             "off: nothing more is sent for it. Subscribe again with one that is simpler."
         )
         for subscriber in self._subscriptions.without(ask):
-            tell(subscriber, text)
-
-
-def tell(subscriber: Subscriber, text: str) -> None:
-    """Tell a subscriber of a fault in what it subscribed to."""
-    subscriber.told("error", text)
+            subscriber.told("error", text)
 
 
 def _unknown(question: _Question) -> list[dict[Ask, Truth]]:

@@ -82,8 +82,9 @@ class Review:
             if number % _TURN == 0:
                 await asyncio.sleep(0)
             await self._judge(connection, subscriber, changed, named, verdicts)
-        added = {place: stood for place, stood in self._stood.items() if place not in before}
-        self._stood = added | now
+        # What was accepted meanwhile may be older than what was looked up: it is compared the next time.
+        accepted = {place: stood for place, stood in self._stood.items() if before.get(place) is not stood}
+        self._stood = now | accepted
         if affected:
             # What was written before the catalog changed is still for whoever was subscribed then.
             await self._settle()

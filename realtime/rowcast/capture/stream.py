@@ -128,18 +128,18 @@ class Stream:
                 accepted[binding] = await self._acceptance.accept(binding, claims.role)
             except Refused as refusal:
                 refused.append(str(refusal))
-        if not accepted or subscriber.gone:
-            self._detach(subscriber)
-            return Subscribed(tuple(refused), ok=False, position=None)
+        # What fitted before may do so again: it sleeps until then.
+        asleep = [one for one in self._review.fitted(subscriber) if one in bindings and one not in accepted]
         good = [binding for binding in bindings if binding in accepted]
+        if subscriber.gone:
+            return Subscribed(tuple(refused), ok=False, position=None)
         ready = {binding: one.predicates for binding, one in accepted.items()}
-        heard = self._review.fitted(subscriber)
         await self._moves.attach(subscriber, good, claims.role, ready)
         if subscriber.gone:
             return Subscribed(tuple(refused), ok=False, position=None)
-        # What fitted before may do so again: it sleeps until then.
-        asleep = [one for one in heard if one in bindings and one not in accepted]
         self._review.sleep(subscriber, claims.role, asleep)
+        if not good:
+            return Subscribed(tuple(refused), ok=False, position=None)
         if not all([self._review.stands(binding, one) for binding, one in accepted.items()]):
             self._tables_changed.set()
         position = self.position
