@@ -1,0 +1,77 @@
+-- DDL is followed: by event triggers where they may be made, and by the servers' timer.
+
+-- Say in the stream of changes that names, rights or policies may differ from here on.
+create or replace function rowcast.mark_catalog() returns void
+language plpgsql set search_path = pg_catalog, pg_temp as $$
+begin
+  if (select last_value from rowcast.lease_until) > extract(epoch from clock_timestamp()) then
+    execute format(
+      $q$insert into rowcast.outbox_%s (xid, seq, ord, relation, op, at)
+         select pg_current_xact_id(), n, n, 0, 'C', clock_timestamp() from nextval('rowcast.seq') as n$q$,
+      (select last_value from rowcast.current_outbox));
+  end if;
+end $$;
+
+-- Runs for whoever runs DDL, so it may never fail and never wait for long; the servers' timer does what is left.
+create or replace function rowcast.follow_ddl() returns event_trigger
+language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '50ms' as $$
+declare
+  touched oid[];
+  stale oid;
+  whole boolean := false;
+begin
+  if current_setting('rowcast.installing', true) = 'on' then
+    return;
+  end if;
+  if tg_event = 'sql_drop' then
+    if not exists (select from pg_event_trigger_dropped_objects() as d
+                   where not d.is_temporary and d.schema_name is distinct from 'pg_toast') then
+      return;
+    end if;
+    whole := true;
+  elsif tg_tag not in ('GRANT', 'REVOKE') then
+    if not exists (select from pg_event_trigger_ddl_commands() as d where d.schema_name is distinct from 'pg_temp') then
+      return;
+    end if;
+    -- ATTACH and DETACH name the parent only.
+    select bool_or(d.classid <> 'pg_class'::regclass
+             or exists (select from pg_class as k where k.oid = d.objid and (k.relkind = 'p' or k.relhassubclass))),
+           array_agg(d.objid) into whole, touched
+      from pg_event_trigger_ddl_commands() as d;
+  end if;
+  begin
+    if whole or touched is not null then
+      for stale in select * from rowcast.stale_tables(case when not whole then touched end) loop
+        perform rowcast.install(stale);
+      end loop;
+    end if;
+  exception when others then
+    null;
+  end;
+  perform rowcast.mark_catalog();
+  -- A transaction that has notified cannot be prepared.
+  if current_setting('max_prepared_transactions') = '0' then
+    perform pg_notify('rowcast', 'catalog');
+  end if;
+exception when others then
+  null;
+end $$;
+
+revoke all on all functions in schema rowcast from public;
+
+do $$
+begin
+  set local client_min_messages = warning;
+  drop event trigger if exists rowcast_follow_ddl;
+  drop event trigger if exists rowcast_follow_drop;
+  create event trigger rowcast_follow_ddl on ddl_command_end
+    when tag in ('CREATE TABLE', 'CREATE TABLE AS', 'SELECT INTO', 'ALTER TABLE', 'ALTER TYPE', 'ALTER SCHEMA',
+                 'CREATE PUBLICATION', 'ALTER PUBLICATION', 'CREATE TRIGGER', 'ALTER TRIGGER', 'GRANT', 'REVOKE',
+                 'CREATE POLICY', 'ALTER POLICY')
+    execute function rowcast.follow_ddl();
+  create event trigger rowcast_follow_drop on sql_drop execute function rowcast.follow_ddl();
+  alter event trigger rowcast_follow_ddl enable always;
+  alter event trigger rowcast_follow_drop enable always;
+exception when insufficient_privilege then
+  raise notice 'event triggers need a superuser: DDL is followed by a timer';
+end $$;

@@ -1,0 +1,141 @@
+-- The triggers of captured tables: which there are to be, which stand, and how the ones become the others.
+
+-- Which session settings the JSON of a table's rows depends on.
+create or replace function rowcast.settings_of(relid oid) returns text
+language sql stable set search_path = pg_catalog, pg_temp as $$
+  with types as (
+    select coalesce(nullif(y.typelem, 0), y.oid) as type
+    from pg_attribute as a join pg_type as y on y.oid = a.atttypid
+    where a.attrelid = settings_of.relid and a.attnum > 0 and not a.attisdropped
+  )
+  select case
+    when bool_or(type <> all (array['bool', 'int2', 'int4', 'int8', 'oid', 'numeric', 'text', 'varchar', 'bpchar',
+      'name', 'uuid', 'json', 'jsonb', 'date', 'time', 'timestamp', 'inet', 'cidr', 'timestamptz']::regtype[]::oid[])
+      and not exists (select from pg_enum as e where e.enumtypid = type)) then 'all'
+    when bool_or(type = 'timestamptz'::regtype) then 'time'
+    else '' end
+  from types
+$$;
+
+-- The triggers that a captured table is to have. AFTER triggers of one event fire by name: '!' sorts before what
+-- users write, and '~' after it.
+create or replace function rowcast.wanted_triggers(relid oid, ops text, way text, nests boolean, version int)
+returns table (name text, function_name text, arguments text[], definition text)
+language sql stable set search_path = pg_catalog, pg_temp as $$
+  with parts as (
+    select '!rowcast_' || event as name,
+           'capture_' || event || case when way = 'row' then '_row' else '' end as function_name,
+           case when extra.arguments = array['', ''] then array[version::text]
+                else version::text || extra.arguments end as arguments,
+           'after ' || event as moment,
+           case when way = 'row' then 'for each row' else tables || ' for each statement' end as scope
+    from (values
+      ('I', 'insert', 'referencing new table as rowcast_new'),
+      ('U', 'update', 'referencing old table as rowcast_old new table as rowcast_new'),
+      ('D', 'delete', 'referencing old table as rowcast_old')
+    ) as p (op, event, tables)
+    cross join (values (array[
+      rowcast.settings_of(relid),
+      case when nests then coalesce(pg_partition_root(relid), relid)::oid::text else '' end
+    ])) as extra (arguments)
+    where position(op in ops) > 0
+    union all
+    select '!rowcast_truncate', 'capture_truncate', array[version::text], 'after truncate',
+           'for each statement'
+    where position('T' in ops) > 0
+    union all
+    select '~rowcast_order', 'draw_order', array[coalesce(pg_partition_root(relid), relid)::oid::text],
+           'before insert or update or delete', 'for each statement'
+    where nests
+  )
+  select p.name, p.function_name, p.arguments,
+         format('create or replace trigger %I %s on %s %s execute function rowcast.%I(%s)',
+                p.name, p.moment, relid::regclass, p.scope, p.function_name,
+                (select string_agg(quote_literal(a), ', ' order by n) from unnest(p.arguments) with ordinality as u (a, n)))
+  from parts as p
+$$;
+
+-- Our triggers as they stand on a table.
+create or replace view rowcast.standing_triggers as
+  select g.tgrelid as relid, g.tgname::text as name, p.proname::text as function_name, g.tgenabled as enabled,
+         -- tgargs ends each argument with a zero byte.
+         string_to_array(left(encode(g.tgargs, 'escape'), -4), '\000') as arguments
+  from pg_catalog.pg_trigger as g
+  join pg_catalog.pg_proc as p on p.oid = g.tgfoid
+  where not g.tgisinternal and g.tgparentid = 0 and p.pronamespace = 'rowcast'::regnamespace;
+
+-- Tables whose triggers are not what the publication wants: of those given, or of all.
+create or replace function rowcast.stale_tables(given oid[] default null) returns setof oid
+language plpgsql set search_path = pg_catalog, pg_temp as $$
+declare
+  wanted record;
+begin
+  for wanted in
+    select * from rowcast.wanted_tables() as w where w.refusal is null and (given is null or w.relid = any (given))
+  loop
+    if exists (
+      select from rowcast.wanted_triggers(wanted.relid, wanted.ops, wanted.way, wanted.nests,
+        rowcast.relation_version(wanted.relid, wanted.root, wanted.columns)) as t
+      full join (select * from rowcast.standing_triggers where relid = wanted.relid) as s using (name)
+      where t.function_name is distinct from s.function_name or t.arguments is distinct from s.arguments
+        -- A trigger that a user disabled stays so.
+        or (s.enabled = 'O' and pg_has_role((select relowner from pg_class where oid = wanted.relid), 'usage'))
+    ) then
+      return next wanted.relid;
+    end if;
+  end loop;
+  return query
+    select distinct s.relid from rowcast.standing_triggers as s
+    where (given is null or s.relid = any (given))
+      and not exists (select from rowcast.wanted_tables() as w where w.relid = s.relid and w.refusal is null);
+end $$;
+
+-- Bring the triggers of one table to what the publication wants. Takes SHARE ROW EXCLUSIVE on it: set lock_timeout
+-- before. Returns whether the table is captured afterwards.
+create or replace function rowcast.install(of oid) returns boolean
+language plpgsql set search_path = pg_catalog, pg_temp as $$
+declare
+  wanted record;
+  part record;
+  names text[] := '{}';
+begin
+  perform set_config('rowcast.installing', 'on', true);
+  select * into wanted from rowcast.wanted_tables() as w where w.relid = install.of and w.refusal is null;
+  if found then
+    for part in
+      select t.*, s.enabled, t.function_name is not distinct from s.function_name
+             and t.arguments is not distinct from s.arguments as stands
+      from rowcast.wanted_triggers(install.of, wanted.ops, wanted.way, wanted.nests,
+        rowcast.relation_version(install.of, wanted.root, wanted.columns)) as t
+      left join (select * from rowcast.standing_triggers where relid = install.of) as s using (name)
+    loop
+      names := names || part.name;
+      if not part.stands then
+        execute part.definition;
+        if part.enabled = 'D' then
+          execute format('alter table %s disable trigger %I', install.of::regclass, part.name);
+        end if;
+      end if;
+      if part.enabled is distinct from 'D' and (part.enabled is distinct from 'A' or not part.stands)
+         and pg_has_role((select relowner from pg_class where oid = install.of), 'usage') then
+        -- Fires under session_replication_role = replica too.
+        execute format('alter table %s enable always trigger %I', install.of::regclass, part.name);
+      end if;
+    end loop;
+  end if;
+  for part in
+    select s.name from rowcast.standing_triggers as s where s.relid = install.of and s.name <> all (names)
+  loop
+    execute format('drop trigger %I on %s', part.name, install.of::regclass);
+  end loop;
+  perform set_config('rowcast.installing', 'off', true);
+  return cardinality(names) > 0;
+end $$;
+
+-- The captured tables: those that have our triggers, and the version their changes carry now.
+create or replace view rowcast.captured as
+  select s.relid, max(s.arguments[1]::int) as relation, bool_and(s.enabled <> 'D') as enabled
+  from rowcast.standing_triggers as s
+  where s.name like '!%' group by s.relid;
+
+revoke all on all functions in schema rowcast from public;
