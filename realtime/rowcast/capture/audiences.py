@@ -11,7 +11,8 @@ from rowcast.capture.filters import FilterError, Filters
 from rowcast.db.connection import Session
 from rowcast.hub.feed import Subscriber
 from rowcast.hub.matching import Listeners
-from rowcast.hub.subscriptions import Place, Predicates, Subscriptions
+from rowcast.hub.places import Place
+from rowcast.hub.subscriptions import Predicates, Subscriptions
 from rowcast.model.binding import Binding
 from rowcast.model.change import Relation
 from rowcast.model.predicate import NEVER

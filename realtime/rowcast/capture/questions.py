@@ -17,7 +17,8 @@ import structlog
 
 from rowcast.capture.filters import RoleUnavailable, answer
 from rowcast.db.connection import LOST, connect
-from rowcast.hub.subscriptions import MayRead, Subscriptions
+from rowcast.hub.sending import MayRead
+from rowcast.hub.subscriptions import Subscriptions
 from rowcast.model.change import Change, Relation
 from rowcast.model.predicate import Ask, Truth
 from rowcast.protocol.rows import row_of

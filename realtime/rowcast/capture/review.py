@@ -13,7 +13,8 @@ from rowcast.capture.audiences import Audiences
 from rowcast.capture.tables import Table
 from rowcast.db.connection import Session
 from rowcast.hub.feed import Subscriber
-from rowcast.hub.subscriptions import Place, Predicates
+from rowcast.hub.places import Place
+from rowcast.hub.subscriptions import Predicates
 from rowcast.model.binding import Binding
 
 SUBSCRIBED: Final = "Subscribed to PostgreSQL"

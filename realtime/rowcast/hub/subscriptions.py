@@ -6,22 +6,20 @@ names that a subscriber gave mean one table, it stands under the narrower with t
 is kept for tables that nobody hears. Runs on the event loop only; nothing here waits.
 """
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
 from rowcast.hub.feed import Subscriber
 from rowcast.hub.matching import AnswersByRole, Audience, FilterIndex, Listeners, Select
+from rowcast.hub.places import Place, cross, narrower, places_of
+from rowcast.hub.sending import Counts, MayRead, Sending
 from rowcast.model.binding import WILDCARD, Binding
 from rowcast.model.change import Change, Op, Relation
 from rowcast.model.predicate import NEVER, Ask, Predicate, Row
-from rowcast.protocol.changes import encode_data, encode_legacy, encode_message, encode_reduced
-from rowcast.protocol.frames import text_frame
 from rowcast.protocol.rows import row_of
 
 K = TypeVar("K")
-Place = tuple[str, str]
-MayRead = Callable[[str, Relation], bool]
 #: The predicates of a binding, by version of a table.
 Predicates = Mapping[int, Predicate]
 
@@ -33,14 +31,6 @@ class _Entry:
     role: str
     bindings: Sequence[Binding]
     grouped: bool
-
-
-@dataclass(slots=True)
-class Counts:
-    """What the fan-out did since the start."""
-
-    messages: int = 0
-    hidden: int = 0
 
 
 @dataclass(slots=True)
@@ -76,14 +66,14 @@ class Subscriptions:
         self.detach(subscriber)
         self.version += 1
         filtered = any(binding.filter is not None for binding in bindings)
-        grouped = not filtered and not _cross(bindings)
+        grouped = not filtered and not cross(bindings)
         self._entries[subscriber] = entry = _Entry(role, tuple(bindings), grouped)
         for binding in bindings:
             self._by_place.setdefault((binding.schema, binding.table), {})[subscriber] = None
         if grouped:
             for spot, audience in _audiences(subscriber, entry):
                 self._groups.setdefault(spot, {}).setdefault(audience, {})[subscriber] = None
-            for place in _narrower(bindings):
+            for place in narrower(bindings):
                 self._narrower.setdefault(place, {})[subscriber] = None
         else:
             for binding in entry.bindings:
@@ -105,7 +95,7 @@ class Subscriptions:
             _take_out(self._groups[spot], audience, subscriber)
             if not self._groups[spot]:
                 del self._groups[spot]
-        for place in _narrower(entry.bindings):
+        for place in narrower(entry.bindings):
             _take_out(self._narrower, place, subscriber)
 
     def subscribers(self) -> Iterable[Subscriber]:
@@ -168,7 +158,7 @@ class Subscriptions:
         index = self._indexes.get(place, {}).get(relation.id)
         if index is None:
             index = FilterIndex(relation.id, place)
-            for one in _places(*place):
+            for one in places_of(*place):
                 for listeners in self._listeners.get(one, {}).values():
                     index.add(listeners)
             if index:
@@ -248,23 +238,23 @@ class Subscriptions:
 
     def known(self, relation: Relation) -> bool:
         """Whether anyone asked for changes of this table, of whatever kind."""
-        return any(place in self._by_place for place in _places(relation.schema, relation.table))
+        return any(place in self._by_place for place in places_of(relation.schema, relation.table))
 
     def hearers(self, relation: Relation) -> list[Subscriber]:
         """Who asked for changes of this table, of whatever kind."""
-        places = _places(relation.schema, relation.table)
+        places = places_of(relation.schema, relation.table)
         return list(dict.fromkeys(one for place in places for one in self._by_place.get(place, ())))
 
     def heard(self, relation: Relation, op: Op) -> bool:
         """Whether anyone may want changes of this kind."""
-        places = _places(relation.schema, relation.table)
+        places = places_of(relation.schema, relation.table)
         return any((place, op) in self._groups or place in self._listeners for place in places)
 
     def publish(self, change: Change, may_read: MayRead, answers: AnswersByRole = _NO_ANSWERS) -> None:
         """Send a change to everyone who asked for it and may read it."""
         relation = change.relation
-        sending = _Sending(self, change, may_read)
-        places = _places(relation.schema, relation.table)
+        sending = Sending(change, may_read, self.limit, self.counts)
+        places = places_of(relation.schema, relation.table)
         served: list[Mapping[Subscriber, None]] = []
         for place in places:
             for audience, members in self._groups.get((place, change.op), {}).items():
@@ -278,7 +268,7 @@ class Subscriptions:
         if any(place in self._listeners for place in places):
             self._publish_found(change, row_of(change), answers, sending)
 
-    def _publish_found(self, change: Change, row: Row, answers: AnswersByRole, sending: "_Sending") -> None:
+    def _publish_found(self, change: Change, row: Row, answers: AnswersByRole, sending: Sending) -> None:
         """The same for the subscribers that are not grouped: one message for all bindings of a channel."""
         hits: dict[tuple[Subscriber, Select], list[int]] = {}
         for listeners, role in self.index(change.relation).matches(row, answers):
@@ -300,56 +290,6 @@ class Subscriptions:
             sending.send(audience, several)
 
 
-class _Sending:
-    """One change on its way: each distinct part of it is encoded once, each role asked once."""
-
-    def __init__(self, subscriptions: Subscriptions, change: Change, may_read: MayRead) -> None:
-        self._subscriptions, self._change, self._may_read = subscriptions, change, may_read
-        self._data: dict[Select, bytes] = {}
-        self._reduced: dict[Select, bytes] = {}
-        self._verdicts: dict[str, bool] = {}
-
-    def send(self, audience: Audience, members: Collection[Subscriber]) -> None:
-        """Send it to the members of an audience."""
-        counts, role = self._subscriptions.counts, audience.role
-        may_read = self._verdicts.get(role)
-        if may_read is None:
-            may_read = self._verdicts[role] = self._may_read(role, self._change.relation)
-        if not may_read:
-            counts.hidden += len(members)
-            return
-        frame = text_frame(self._message(audience))
-        counts.messages += len(members)
-        for subscriber in members:
-            subscriber.lane.push(frame)
-
-    def _message(self, audience: Audience) -> bytes:
-        select = audience.select
-        data = self._data.get(select)
-        if data is None:
-            data = self._data[select] = encode_data(self._change, select)
-        message = self._wrap(audience, data)
-        if len(message) <= self._subscriptions.limit:
-            return message
-        reduced = self._reduced.get(select)
-        if reduced is None:
-            reduced = self._reduced[select] = encode_reduced(self._change, select)
-        return self._wrap(audience, reduced)
-
-    def _wrap(self, audience: Audience, data: bytes) -> bytes:
-        if audience.legacy:
-            return encode_legacy(data, audience.topic, self._change.op, audience.version)
-        return encode_message(data, audience.topic, audience.ids, audience.version)
-
-
-def _places(schema: str, table: str) -> tuple[Place, ...]:
-    """Where bindings that match a table may stand."""
-    # Each once: a table may be called "*".
-    return tuple(
-        dict.fromkeys(((schema, table), (schema, WILDCARD), (WILDCARD, table), (WILDCARD, WILDCARD)))
-    )
-
-
 def _take_out(kept: dict[K, dict[Subscriber, None]], key: K, subscriber: Subscriber) -> None:
     """Forget a subscriber there, if it is, and the key with the last one."""
     members = kept.get(key)
@@ -357,18 +297,6 @@ def _take_out(kept: dict[K, dict[Subscriber, None]], key: K, subscriber: Subscri
         members.pop(subscriber, None)
         if not members:
             del kept[key]
-
-
-def _cross(bindings: Iterable[Binding]) -> bool:
-    """Whether two names may mean one table and neither is the narrower: ``public.*`` and ``*.notes``."""
-    wild = {(binding.schema == WILDCARD, binding.table == WILDCARD) for binding in bindings}
-    return {(True, False), (False, True)} <= wild
-
-
-def _narrower(bindings: Iterable[Binding]) -> list[Place]:
-    """The names that a broader one among them covers."""
-    places = dict.fromkeys((binding.schema, binding.table) for binding in bindings)
-    return [place for place in places if any(one in places for one in _places(*place) if one != place)]
 
 
 def _select(binding: Binding) -> Select:
@@ -386,7 +314,7 @@ def _audiences(subscriber: Subscriber, entry: _Entry) -> Iterator[tuple[tuple[Pl
         by_place.setdefault((binding.schema, binding.table), []).append(binding)
     ids: dict[tuple[Place, Op, Select], list[int]] = {}
     for place in by_place:
-        for binding in (binding for one in _places(*place) for binding in by_place.get(one, ())):
+        for binding in (binding for one in places_of(*place) for binding in by_place.get(one, ())):
             for op in Op:
                 if _hears(binding, op):
                     ids.setdefault((place, op, _select(binding)), []).append(binding.id)
