@@ -19,7 +19,7 @@ from rowcast.errors import MigrationError
 
 _NAME = re.compile(r"(\d{4})_(\w+)\.sql")
 # Later files use what earlier ones define.
-_FUNCTION_ORDER = ("capture", "relations", "publication", "triggers", "tables", "catalog", "retention")
+_FUNCTION_ORDER = ("capture", "relations", "publication", "triggers", "tables", "catalog", "retention", "messages")
 _RETRY_SECONDS = 0.1
 
 _LEDGER = """

@@ -1,0 +1,28 @@
+-- Where broadcasts from the database are written, and whose policies say who may join a private channel.
+
+-- Another server's, or the user's own, stays as it is.
+do $$
+begin
+  if to_regclass('realtime.messages') is null then
+    -- Times are UTC, whatever the session's time zone is.
+    create table realtime.messages (
+      topic text not null,
+      extension text not null,
+      payload jsonb,
+      event text,
+      private boolean default false,
+      updated_at timestamp not null default (now() at time zone 'utc'),
+      inserted_at timestamp not null default (now() at time zone 'utc'),
+      id uuid not null default gen_random_uuid(),
+      binary_payload bytea,
+      primary key (id, inserted_at),
+      constraint messages_one_payload check (payload is null or binary_payload is null)
+    ) partition by range (inserted_at);
+    comment on table realtime.messages is
+      'Broadcasts from the database; its policies say who may read and write on private channels';
+    create index messages_to_replay on realtime.messages (inserted_at desc, topic)
+      where extension = 'broadcast' and private;
+    -- Without a policy nobody may join a private channel.
+    alter table realtime.messages enable row level security;
+  end if;
+end $$;

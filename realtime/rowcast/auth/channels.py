@@ -1,0 +1,182 @@
+"""Who may read and write on a private channel: what the policies on ``realtime.messages`` say.
+
+They are asked as Supabase asks them: a message is written by the server and looked for under the client's role
+and claims, or written under these; the transaction is rolled back, and nothing of it stays.
+"""
+
+import contextlib
+import json
+import uuid
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import asyncpg
+import structlog
+
+from rowcast.db.connection import REFUSED, Session
+from rowcast.model.claims import Claims
+
+_EXTENSIONS: Final = ("broadcast", "presence")
+#: A connection must be had within this time, in seconds.
+_ACQUIRE_SECONDS: Final = 5.0
+
+_PROBE: Final = """insert into realtime.messages (id, topic, extension)
+select * from unnest($1::uuid[], $2::text[], $3::text[])"""
+_READ: Final = "select id, extension from realtime.messages where id = any($1::uuid[])"
+# The role comes last: it may not be allowed to set the others.
+_ASSUME: Final = "select " + ", ".join(
+    f"set_config('{name}', ${number}, true)"
+    for number, name in enumerate(
+        (
+            "realtime.topic",
+            "request.jwt.claims",
+            "request.jwt.claim.sub",
+            "request.jwt.claim.role",
+            "request.headers",
+            "row_security",
+            "role",
+        ),
+        start=1,
+    )
+)
+_REFUSED: Final = (asyncpg.InsufficientPrivilegeError,)
+
+log = structlog.get_logger("rowcast.channels")
+
+
+class ChannelUnavailable(Exception):
+    """What a channel allows cannot be found out now. ``reason`` goes to the client: a code and a text."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+@dataclass(frozen=True, slots=True)
+class Allowed:
+    """What the policies allow on one private channel, for reading or for writing."""
+
+    broadcast: bool = False
+    presence: bool = False
+
+    def __bool__(self) -> bool:
+        return self.broadcast or self.presence
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """Who asks, and for which channel. ``topic`` is without ``realtime:``; ``headers`` are what policies may
+    look at."""
+
+    topic: str
+    claims: Claims
+    headers: Mapping[str, str]
+
+
+class Channels:
+    """Asks one database. ``seconds`` bounds each statement; only ``roles`` are ever assumed.
+
+    Both questions raise ChannelUnavailable.
+    """
+
+    def __init__(self, pool: asyncpg.Pool, roles: Iterable[str], seconds: float = 5.0) -> None:
+        self._pool, self._roles, self._seconds = pool, frozenset(roles), seconds
+
+    async def may_read(self, request: Request, *, presence: bool) -> Allowed:
+        """What the client would receive. Without ``presence`` that policy is not asked."""
+        extensions = _EXTENSIONS if presence else _EXTENSIONS[:1]
+        ids = [uuid.uuid4() for _ in extensions]
+        async with self._asking(request) as connection:
+            if connection is None:
+                return Allowed()
+            await connection.execute(_PROBE, ids, [request.topic] * len(ids), extensions)
+            await self._assume(connection, request)
+            found = {row["extension"] for row in await connection.fetch(_READ, ids)}
+            return _allowed(found)
+        return Allowed()
+
+    async def may_write(self, request: Request) -> Allowed:
+        """What the client may send. A policy that fails on one kind of message allows none of the other, as
+        with Supabase."""
+        allowed = set()
+        async with self._asking(request) as connection:
+            if connection is None:
+                return Allowed()
+            await self._assume(connection, request)
+            for extension in _EXTENSIONS:
+                with contextlib.suppress(*_REFUSED):
+                    async with connection.transaction():
+                        await connection.execute(_PROBE, [uuid.uuid4()], [request.topic], [extension])
+                        allowed.add(extension)
+            return _allowed(allowed)
+        return Allowed()
+
+    @contextlib.asynccontextmanager
+    async def _asking(self, request: Request) -> AsyncIterator[Session | None]:
+        """A transaction that is rolled back in any case. None for a role that is never assumed.
+
+        What a policy raises ends it: the body is left, and nothing is allowed.
+        """
+        if request.claims.role not in self._roles:
+            yield None
+            return
+        try:
+            async with self._pool.acquire(timeout=_ACQUIRE_SECONDS) as connection:
+                transaction = connection.transaction()
+                await transaction.start()
+                try:
+                    await connection.execute(f"set local statement_timeout = '{self._seconds * 1000:.0f}'")
+                    yield connection
+                finally:
+                    await _end(connection, transaction)
+        except asyncpg.QueryCanceledError:
+            raise ChannelUnavailable("QueryCanceled: Query was cancelled, please try again") from None
+        except asyncpg.CheckViolationError as error:
+            if error.constraint_name is None and error.table_name == "messages":
+                text = "MissingPartition: Realtime was unable to find the expected messages partition"
+                raise ChannelUnavailable(text) from None
+            self._failed(error)
+        except asyncpg.TooManyConnectionsError:
+            text = "Database can't accept more connections, Realtime won't connect"
+            raise ChannelUnavailable(f"DatabaseLackOfConnections: {text}") from None
+        except TimeoutError:
+            text = "Please increase your connection pool size"
+            raise ChannelUnavailable(f"IncreaseConnectionPool: {text}") from None
+        except REFUSED:
+            text = "Realtime was unable to connect to the project database"
+            raise ChannelUnavailable(f"UnableToConnectToProject: {text}") from None
+        except asyncpg.PostgresError as error:
+            self._failed(error)
+
+    @staticmethod
+    def _failed(error: asyncpg.PostgresError) -> None:
+        # A name and no text: it may hold what the policy looked at.
+        log.warning("policy_failed", table="realtime.messages", error=type(error).__name__)
+
+    async def _assume(self, connection: Session, request: Request) -> None:
+        claims = request.claims
+        sub = claims.raw.get("sub")
+        await connection.execute(
+            _ASSUME,
+            request.topic,
+            json.dumps(dict(claims.raw)),
+            sub if isinstance(sub, str) else "",
+            claims.role,
+            json.dumps(dict(request.headers)),
+            "on",
+            claims.role,
+        )
+
+
+async def _end(connection: Session, transaction: asyncpg.transaction.Transaction) -> None:
+    """Roll back, or give the connection up: the role of a client must never stay with it."""
+    try:
+        await transaction.rollback()
+    except BaseException:
+        connection.terminate()
+        raise
+
+
+def _allowed(extensions: Collection[str]) -> Allowed:
+    return Allowed(broadcast="broadcast" in extensions, presence="presence" in extensions)
