@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from rowcast.errors import SettingsError
-from rowcast.settings import describe, load, parse_duration, parse_size
+from rowcast.settings import describe, load
 from support.keys import key_set, signer
 
 URL = "postgresql://me:a-password@db.example:5432/app?password=another-one"
@@ -86,20 +86,6 @@ def test_addresses_that_postgres_takes_are_taken(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("DATABASE_URL", address)
     monkeypatch.setenv("ROWCAST_JWT_SECRET", SECRET)
     assert load().dsn == address
-
-
-@pytest.mark.parametrize(
-    ("text", "seconds"), [("90s", 90.0), ("250ms", 0.25), ("1.5h", 5400.0), ("2d", 172800.0), ("7", 7.0)]
-)
-def test_durations_are_read(text: str, seconds: float) -> None:
-    assert parse_duration(text) == seconds
-
-
-@pytest.mark.parametrize(
-    ("text", "size"), [("512kB", 524288), ("1 GB", 1 << 30), ("7", 7), ("64mb", 1 << 26)]
-)
-def test_sizes_are_read(text: str, size: int) -> None:
-    assert parse_size(text) == size
 
 
 def test_supabases_names_are_read_where_they_mean_the_same(

@@ -4,14 +4,12 @@ once."""
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Annotated, Any, Final
 from urllib.parse import urlsplit, urlunsplit
 
 import msgspec
 from pydantic import (
     AliasChoices,
-    BeforeValidator,
     Field,
     SecretStr,
     ValidationError,
@@ -29,11 +27,8 @@ from pydantic_settings import (
 from rowcast.auth.jwks import Jwks
 from rowcast.auth.keys import secret_key
 from rowcast.errors import SettingsError
+from rowcast.units import Duration, Size
 
-_DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)?")
-_SECONDS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, None: 1.0}
-_SIZE: Final = re.compile(r"(\d+)\s*(B|kB|MB|GB)?", re.IGNORECASE)
-_BYTES: Final = {"b": 1, "kb": 1024, "mb": 1024**2, "gb": 1024**3}
 # One host or several, each perhaps with a port; asyncpg takes both.
 _HOSTS: Final = re.compile(r"(\[[^\]]*\]|[^:\[\],@]*)(:\d+)?(,(\[[^\]]*\]|[^:\[\],@]*)(:\d+)?)*")
 #: Supabase's names whose values are milliseconds, without a unit.
@@ -43,96 +38,195 @@ _IN_MILLISECONDS: Final = frozenset(
 _HIDDEN: Final = "********"
 
 
-def parse_duration(value: Any) -> Any:
-    """Seconds, from a number or a text such as ``90s``, ``250ms``, ``1h``."""
-    if isinstance(value, timedelta):
-        return value.total_seconds()
-    if isinstance(value, str):
-        match = _DURATION.fullmatch(value.strip())
-        if match is None:
-            raise ValueError("is no duration: write a number with ms, s, m, h or d, such as 90s")
-        return float(match[1]) * _SECONDS[match[2]]
-    return value
-
-
-def parse_size(value: Any) -> Any:
-    """Bytes, from a number or a text such as ``512kB``, ``1GB``."""
-    if isinstance(value, str):
-        match = _SIZE.fullmatch(value.strip())
-        if match is None:
-            raise ValueError("is no size: write a whole number with B, kB, MB or GB, such as 64MB")
-        return int(match[1]) * _BYTES[(match[2] or "B").lower()]
-    return value
-
-
-Duration = Annotated[float, BeforeValidator(parse_duration), Field(ge=0)]
-Size = Annotated[int, BeforeValidator(parse_size), Field(gt=0)]
-
-
 def _from(*names: str) -> Any:
     return AliasChoices(*names)
 
 
 class Settings(BaseSettings):
-    """Everything that can be set. Durations in seconds, sizes in bytes."""
+    """Everything that can be set, and what it is. Durations in seconds, sizes in bytes."""
 
     model_config = SettingsConfigDict(env_file=".env", extra="ignore", frozen=True, populate_by_name=True)
 
-    database_url: SecretStr = Field(validation_alias=_from("DATABASE_URL", "ROWCAST_DATABASE_URL"))
-    direct_url: SecretStr | None = Field(None, validation_alias=_from("ROWCAST_DIRECT_URL"))
-    jwks: SecretStr | None = Field(None, validation_alias=_from("ROWCAST_JWKS"))
+    database_url: SecretStr = Field(
+        validation_alias=_from("DATABASE_URL", "ROWCAST_DATABASE_URL"),
+        description="Postgres, or a pooler before it: `postgresql://user:password@host:5432/database`.",
+    )
+    direct_url: SecretStr | None = Field(
+        None,
+        validation_alias=_from("ROWCAST_DIRECT_URL"),
+        description="Postgres itself, for LISTEN and advisory locks, where `DATABASE_URL` leads to a pooler.",
+    )
+    jwks: SecretStr | None = Field(
+        None,
+        validation_alias=_from("ROWCAST_JWKS"),
+        description="The keys that tokens are signed with: a key set as JSON, its file's path, or the "
+        "http(s) address where it is published.",
+    )
     # Empty where tokens are verified by the key set alone.
     jwt_secret: SecretStr = Field(
-        SecretStr(""), validate_default=True, validation_alias=_from("ROWCAST_JWT_SECRET", "JWT_SECRET")
+        SecretStr(""),
+        validate_default=True,
+        validation_alias=_from("ROWCAST_JWT_SECRET", "JWT_SECRET"),
+        description="The secret that tokens are signed with (HS256, HS384, HS512), of at least 32 "
+        "bytes; needed unless `ROWCAST_JWKS` has keys.",
     )
-    jwt_secret_next: SecretStr = Field(SecretStr(""), validation_alias=_from("ROWCAST_JWT_SECRET_NEXT"))
+    jwt_secret_next: SecretStr = Field(
+        SecretStr(""),
+        validation_alias=_from("ROWCAST_JWT_SECRET_NEXT"),
+        description="A second secret that is accepted too, while the first is being replaced.",
+    )
     jwt_claim_validators: Annotated[Mapping[str, Any], NoDecode] = Field(
-        {}, validation_alias=_from("ROWCAST_JWT_CLAIM_VALIDATORS", "JWT_CLAIM_VALIDATORS")
+        {},
+        validation_alias=_from("ROWCAST_JWT_CLAIM_VALIDATORS", "JWT_CLAIM_VALIDATORS"),
+        description='Claims that tokens must have, and their values, such as `{"iss": '
+        '"https://auth.example"}`.',
     )
-    jwt_leeway: Duration = Field(0.0, validation_alias=_from("ROWCAST_JWT_LEEWAY"))
-    host: str = Field("0.0.0.0", validation_alias=_from("ROWCAST_HOST"))
-    port: int = Field(4000, ge=0, le=65535, validation_alias=_from("PORT", "ROWCAST_PORT"))
+    jwt_leeway: Duration = Field(
+        0.0,
+        validation_alias=_from("ROWCAST_JWT_LEEWAY"),
+        description="How much longer than they say tokens are good, for clocks that differ.",
+    )
+    host: str = Field(
+        "0.0.0.0", validation_alias=_from("ROWCAST_HOST"), description="The address to listen on."
+    )
+    port: int = Field(
+        4000,
+        ge=0,
+        le=65535,
+        validation_alias=_from("PORT", "ROWCAST_PORT"),
+        description="The port to listen on.",
+    )
     roles: Annotated[tuple[str, ...], NoDecode] = Field(
-        ("anon", "authenticated", "service_role"), validation_alias=_from("ROWCAST_ROLES")
+        ("anon", "authenticated", "service_role"),
+        validation_alias=_from("ROWCAST_ROLES"),
+        description="The roles that a token may stand for.",
     )
-    migrate: bool = Field(True, validation_alias=_from("ROWCAST_MIGRATE"))
-    retention: Duration = Field(3600.0, validation_alias=_from("ROWCAST_RETENTION"))
-    retention_size: Size = Field(1024**3, validation_alias=_from("ROWCAST_RETENTION_SIZE"))
-    lease: Duration = Field(86400.0, validation_alias=_from("ROWCAST_LEASE"))
-    unlogged_outbox: bool = Field(False, validation_alias=_from("ROWCAST_UNLOGGED_OUTBOX"))
+    migrate: bool = Field(
+        True,
+        validation_alias=_from("ROWCAST_MIGRATE"),
+        description="Whether to migrate the database at the start; without it, run `rowcast migrate`.",
+    )
+    retention: Duration = Field(
+        3600.0,
+        validation_alias=_from("ROWCAST_RETENTION"),
+        description="How long changes are kept in the outbox.",
+    )
+    retention_size: Size = Field(
+        1024**3,
+        validation_alias=_from("ROWCAST_RETENTION_SIZE"),
+        description="How many bytes of changes are kept in the outbox.",
+    )
+    lease: Duration = Field(
+        86400.0,
+        validation_alias=_from("ROWCAST_LEASE"),
+        description="How long triggers go on capturing when no server runs.",
+    )
+    unlogged_outbox: bool = Field(
+        False,
+        validation_alias=_from("ROWCAST_UNLOGGED_OUTBOX"),
+        description="Whether capture may cost writers less, at the price that subscribers miss what "
+        "was not sent when Postgres crashes: their channels end with `phx_error`.",
+    )
     filter_timeout: Annotated[Duration, Field(gt=0)] = Field(
-        0.25, validation_alias=_from("ROWCAST_FILTER_TIMEOUT")
+        0.25,
+        validation_alias=_from("ROWCAST_FILTER_TIMEOUT"),
+        description="A filter that Postgres takes longer to judge is switched off.",
     )
-    pool_size: int = Field(5, ge=1, validation_alias=_from("ROWCAST_POOL_SIZE"))
-    lane_limit: Size = Field(4 * 1024**2, validation_alias=_from("ROWCAST_LANE_LIMIT"))
-    max_frame: Size = Field(5_000_000, validation_alias=_from("ROWCAST_MAX_FRAME"))
-    max_change: Size = Field(1024**2, validation_alias=_from("ROWCAST_MAX_CHANGE"))
+    pool_size: int = Field(
+        5,
+        ge=1,
+        validation_alias=_from("ROWCAST_POOL_SIZE"),
+        description="How many connections joins share; four more read, listen, judge filters and keep house.",
+    )
+    lane_limit: Size = Field(
+        4 * 1024**2,
+        validation_alias=_from("ROWCAST_LANE_LIMIT"),
+        description="How many unsent bytes a client may have waiting before it is disconnected.",
+    )
+    max_frame: Size = Field(
+        5_000_000,
+        validation_alias=_from("ROWCAST_MAX_FRAME"),
+        description="The greatest message that a client may send.",
+    )
+    max_change: Size = Field(
+        1024**2,
+        validation_alias=_from("ROWCAST_MAX_CHANGE"),
+        description="The greatest change that is sent whole. Of a greater one long values are left out.",
+    )
     max_connections: int | None = Field(
-        None, ge=1, validation_alias=_from("ROWCAST_MAX_CONNECTIONS", "TENANT_MAX_CONCURRENT_USERS")
+        None,
+        ge=1,
+        validation_alias=_from("ROWCAST_MAX_CONNECTIONS", "TENANT_MAX_CONCURRENT_USERS"),
+        description="How many sockets may have a channel; any number when it is not set.",
     )
     max_channels: int = Field(
-        100, ge=1, validation_alias=_from("ROWCAST_MAX_CHANNELS", "TENANT_MAX_CHANNELS_PER_CLIENT")
+        100,
+        ge=1,
+        validation_alias=_from("ROWCAST_MAX_CHANNELS", "TENANT_MAX_CHANNELS_PER_CLIENT"),
+        description="How many channels a socket may have.",
     )
-    max_bindings: int = Field(100, ge=1, validation_alias=_from("ROWCAST_MAX_BINDINGS"))
-    max_entries: Size = Field(1024**2, validation_alias=_from("ROWCAST_MAX_ENTRIES"))
-    max_topic: Size = Field(1024, validation_alias=_from("ROWCAST_MAX_TOPIC"))
-    max_refusals: int = Field(1000, ge=1, validation_alias=_from("ROWCAST_MAX_REFUSALS"))
+    max_bindings: int = Field(
+        100,
+        ge=1,
+        validation_alias=_from("ROWCAST_MAX_BINDINGS"),
+        description="How many entries a join may have.",
+    )
+    max_entries: Size = Field(
+        1024**2,
+        validation_alias=_from("ROWCAST_MAX_ENTRIES"),
+        description="How many bytes the entries of all joins of a socket may have.",
+    )
+    max_topic: Size = Field(
+        1024, validation_alias=_from("ROWCAST_MAX_TOPIC"), description="How many bytes a topic may have."
+    )
+    max_refusals: int = Field(
+        1000,
+        ge=1,
+        validation_alias=_from("ROWCAST_MAX_REFUSALS"),
+        description="How many refused joins of a socket may wait for their answer; "
+        "`ROWCAST_LANE_LIMIT` bounds their bytes.",
+    )
     max_joins_per_second: int = Field(
-        100, ge=1, validation_alias=_from("ROWCAST_MAX_JOINS_PER_SECOND", "TENANT_MAX_JOINS_PER_SECOND")
+        100,
+        ge=1,
+        validation_alias=_from("ROWCAST_MAX_JOINS_PER_SECOND", "TENANT_MAX_JOINS_PER_SECOND"),
+        description="How often all clients together may join, as the average of the last minute.",
     )
-    private_only: bool = Field(False, validation_alias=_from("ROWCAST_PRIVATE_ONLY"))
-    idle_timeout: Duration = Field(60.0, validation_alias=_from("ROWCAST_IDLE_TIMEOUT"))
+    private_only: bool = Field(
+        False,
+        validation_alias=_from("ROWCAST_PRIVATE_ONLY"),
+        description="Whether public channels are refused.",
+    )
+    idle_timeout: Duration = Field(
+        60.0,
+        validation_alias=_from("ROWCAST_IDLE_TIMEOUT"),
+        description="A socket that says nothing for so long is closed.",
+    )
     no_channel_timeout: Duration = Field(
-        600.0, validation_alias=_from("ROWCAST_NO_CHANNEL_TIMEOUT", "NO_CHANNEL_TIMEOUT_IN_MS")
+        600.0,
+        validation_alias=_from("ROWCAST_NO_CHANNEL_TIMEOUT", "NO_CHANNEL_TIMEOUT_IN_MS"),
+        description="A socket that has no channel for so long is closed.",
     )
-    handshake_timeout: Duration = Field(10.0, validation_alias=_from("ROWCAST_HANDSHAKE_TIMEOUT"))
+    handshake_timeout: Duration = Field(
+        10.0,
+        validation_alias=_from("ROWCAST_HANDSHAKE_TIMEOUT"),
+        description="A connection whose request is not there by then is dropped.",
+    )
     handshake_delay: Duration = Field(
-        2.0, validation_alias=_from("ROWCAST_HANDSHAKE_DELAY", "CONNECT_ERROR_BACKOFF_MS")
+        2.0,
+        validation_alias=_from("ROWCAST_HANDSHAKE_DELAY", "CONNECT_ERROR_BACKOFF_MS"),
+        description="How late a refused handshake is answered.",
     )
     refusal_delay: Duration = Field(
-        5.0, validation_alias=_from("ROWCAST_REFUSAL_DELAY", "CHANNEL_ERROR_BACKOFF_MS")
+        5.0,
+        validation_alias=_from("ROWCAST_REFUSAL_DELAY", "CHANNEL_ERROR_BACKOFF_MS"),
+        description="How late a refused join is answered.",
     )
-    log_level: str = Field("info", validation_alias=_from("ROWCAST_LOG_LEVEL", "LOG_LEVEL"))
+    log_level: str = Field(
+        "info",
+        validation_alias=_from("ROWCAST_LOG_LEVEL", "LOG_LEVEL"),
+        description="What is logged: `debug`, `info`, `warning`, `error` or `critical`.",
+    )
 
     @classmethod
     def settings_customise_sources(
@@ -242,7 +336,7 @@ def _variable(location: tuple[int | str, ...]) -> str:
     """The variable to set, for where pydantic says that a fault is."""
     name = str(location[0])
     field = Settings.model_fields.get(name)
-    return _names(name)[0] if field is not None else name
+    return variables(name)[0] if field is not None else name
 
 
 def _text(fault: Mapping[str, Any]) -> str:
@@ -251,7 +345,8 @@ def _text(fault: Mapping[str, Any]) -> str:
     return str(fault["msg"]).removeprefix("Value error, ")
 
 
-def _names(field: str) -> list[str]:
+def variables(field: str) -> list[str]:
+    """The variables that a setting is read from, the first that is set."""
     alias = Settings.model_fields[field].validation_alias
     assert isinstance(alias, AliasChoices)
     return [str(choice) for choice in alias.choices]
@@ -259,26 +354,28 @@ def _names(field: str) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """One setting as it stands: secrets hidden, and where it came from."""
+    """One setting as it stands: secrets hidden, where it came from, and what it is."""
 
     name: str
     variable: str
     value: str
     source: str
+    description: str
 
 
 def describe(settings: Settings, environment: Mapping[str, str]) -> list[Setting]:
     """Every setting, in order. ``environment`` is the process's own, to tell it from a .env file."""
     present = {name.upper() for name in environment}
     shown = []
-    for name in Settings.model_fields:
-        names = _names(name)
+    for name, field in Settings.model_fields.items():
+        names = variables(name)
         used = next((variable for variable in names if variable.upper() in present), None)
         if used is not None:
             source = f"environment, {used}"
         else:
             source = ".env file or argument" if name in settings.model_fields_set else "default"
-        shown.append(Setting(name, names[0], _show(getattr(settings, name)), source))
+        value = _show(getattr(settings, name))
+        shown.append(Setting(name, names[0], value, source, field.description or ""))
     return shown
 
 

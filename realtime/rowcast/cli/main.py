@@ -19,7 +19,8 @@ from rowcast.capture.watching import Outcome, unwatch, watch
 from rowcast.db.connection import REFUSED, connect, place
 from rowcast.db.migrations import migrate
 from rowcast.errors import RowcastError, SettingsError
-from rowcast.settings import Settings, describe, load, parse_duration
+from rowcast.settings import Settings, describe, load
+from rowcast.units import parse_duration
 
 app = typer.Typer(
     help="A self-hosted realtime server for Postgres.", no_args_is_help=True, pretty_exceptions_enable=False
@@ -220,13 +221,13 @@ def settings_(as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] 
     """Show every setting, where it came from, and no secret."""
     found = describe(_settings(), os.environ)
     if as_json:
-        print(
-            json.dumps({one.variable: {"value": one.value, "source": one.source} for one in found}, indent=2)
-        )
+        fields = ("value", "source", "description")
+        shown_as = {one.variable: {field: getattr(one, field) for field in fields} for one in found}
+        print(json.dumps(shown_as, indent=2))
         return
-    shown = Table("setting", "variable", "value", "from", box=None)
+    shown = Table("variable", "value", "from", "what it is", box=None)
     for one in found:
-        shown.add_row(one.name, one.variable, one.value, one.source)
+        shown.add_row(one.variable, one.value, one.source, one.description)
     _out.print(shown)
 
 
