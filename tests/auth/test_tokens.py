@@ -270,3 +270,19 @@ def test_a_token_that_was_altered_is_never_another_token(at: int, character: str
     at %= len(token)
     with contextlib.suppress(TokenError):
         assert verify(token[:at] + character + token[at + 1 :], NOW).raw == GOOD
+
+
+def test_an_opaque_key_stands_for_its_role_and_never_ends() -> None:
+    keyed = Verifier(SECRET, api_keys={"sb_publishable_a": "anon", "sb_secret_b": "service_role"})
+    assert keyed("sb_publishable_a", NOW).role == "anon"
+    claims = keyed("sb_secret_b", NOW * 1e6)
+    assert (claims.role, claims.raw) == ("service_role", {"role": "service_role"})
+    assert claims.expires_at > NOW * 1e9
+    assert keyed(sign(GOOD, SECRET), NOW).role == "anon"
+
+
+@pytest.mark.parametrize("key", ["sb_secret_", "sb_secret_bb", "SB_SECRET_B", "sb_\udcff", "sb_secret_b "])
+def test_an_opaque_key_that_is_not_known_is_no_token(key: str) -> None:
+    with pytest.raises(TokenError) as refusal:
+        Verifier(SECRET, api_keys={"sb_secret_b": "service_role"})(key, NOW)
+    assert (refusal.value.code, refusal.value.text) == MALFORMED

@@ -1,7 +1,7 @@
 """Who may read and write on a private channel: what the policies on ``realtime.messages`` say.
 
-They are asked as Supabase asks them: a message is written by the server and looked for under the client's role
-and claims, or written under these; the transaction is rolled back, and nothing of it stays.
+They are asked as Supabase asks them: a message is written by the server and looked for under the client's
+role and claims, or written under these; the transaction is rolled back, and nothing of it stays.
 """
 
 import contextlib

@@ -1,9 +1,10 @@
-"""Tokens: JSON Web Tokens, signed with a shared secret or with a key of the key set.
+"""Tokens: JSON Web Tokens, signed with a shared secret or with a key of the key set; and opaque API keys.
 
 Verifying is a function of the token, the time and the keys known then. The texts are those that Supabase's
 clients and users know, and its checks come in this order: form, key, signature, claims.
 """
 
+import hashlib
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -20,6 +21,8 @@ from rowcast.model.elixir import inspect
 
 #: In characters. No handshake carries more.
 MAX_TOKEN: Final = 16 * 1024
+#: What an opaque key begins with. Inside channels such a token stands for the key of the socket.
+API_KEY: Final = "sb_"
 _MALFORMED: Final = "The token provided is not a valid JWT"
 _REQUIRED: Final = "Fields `role` and `exp` are required in JWT"
 _JWS: Final = jwt.PyJWS()
@@ -43,8 +46,9 @@ class _Token:
 class Verifier:
     """Verifies tokens against secrets, any of which will do, and the keys that ``find`` finds by their kid.
 
-    ``required`` are claims and the values they must have; ``leeway`` is how many seconds longer than it says
-    a token is good, for clocks that differ. Raises KeyFault for a secret that will not do.
+    ``api_keys`` are opaque, each good for its role and for ever. ``required`` are claims and the values they
+    must have; ``leeway`` is how many seconds longer than it says a token is good, for clocks that differ.
+    Raises KeyFault for a secret that will not do.
     """
 
     def __init__(
@@ -53,7 +57,10 @@ class Verifier:
         find: Find | None = None,
         required: Mapping[str, Any] | None = None,
         leeway: float = 0.0,
+        api_keys: Mapping[str, str] | None = None,
     ) -> None:
+        # By digest: how long a comparison takes then tells nothing of a key.
+        self._api_keys = {_digest(key): role for key, role in (api_keys or {}).items()}
         self._secrets = tuple(map(secret_key, secrets))
         self._find = find
         self._required = {name: _canonical(value) for name, value in (required or {}).items()}
@@ -61,6 +68,8 @@ class Verifier:
 
     def __call__(self, token: str, now: float) -> Claims:
         """The claims of a token that is good at ``now`` (Unix seconds). Raises TokenError."""
+        if token.startswith(API_KEY) and (role := self._api_keys.get(_digest(token))) is not None:
+            return Claims(role=role, expires_at=math.inf, raw={"role": role})
         parts = _take_apart(token)
         algorithm, keys = self._keys(parts.algorithm, parts.kid)
         if not any(key.verifies(algorithm, parts.signed, parts.signature) for key in keys):
@@ -92,6 +101,10 @@ class Verifier:
                 text = f"Claim `{name}` of the JWT is not the one that is required"
                 raise TokenError("InvalidJWTToken", text)
         return Claims(role=role, expires_at=float(expires) + self._leeway, raw=raw)
+
+
+def _digest(key: str) -> bytes:
+    return hashlib.sha256(key.encode(errors="surrogatepass")).digest()
 
 
 def _take_apart(token: str) -> _Token:
