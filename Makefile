@@ -3,7 +3,7 @@
 
 SHELL := /bin/sh
 BIN := .venv/bin
-SOURCES := realtime sdk tests benchmarks fuzzing
+SOURCES := realtime sdk tests benchmarks fuzzing scripts
 # Two at a time: the tests wait for Postgres more than they compute.
 PYTEST_ARGS ?= -n 2
 
@@ -11,7 +11,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_REQUIRE_VIRTUALENV := 1
 PROJECTS := pyproject.toml sdk/pyproject.toml realtime/rowcast/__init__.py sdk/rowcast_client/__init__.py
 
-.PHONY: help demo dev test bench fuzz lint types format setup clients pins clean
+.PHONY: help demo dev test bench fuzz docs lint types format setup clients pins clean
 .DEFAULT_GOAL := help
 
 help: ## list these targets
@@ -31,6 +31,9 @@ bench: $(BIN)/.dev ## measure: writes with and without capture, delivery times
 
 fuzz: build/fuzzing/.venv/.done ## feed parsers what breaks them, guided by coverage: see fuzzing/README.md
 	@PYTHONPATH=realtime nice -n 19 build/fuzzing/.venv/bin/python -m fuzzing $(ARGS)
+
+docs: $(BIN)/.dev ## write docs/settings.md and docs/cli.md from the code
+	$(BIN)/python scripts/docs.py
 
 lint: $(BIN)/.dev ## ruff, and which module may import which
 	$(BIN)/ruff check .

@@ -33,7 +33,16 @@ def test_a_written_size_is_read_as_it_was(size: int) -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(0, "0s"), (0.25, "250ms"), (1, "1s"), (60, "60s"), (86400, "24h"), (600, "10m"), (2.5, "2500ms")],
+    [
+        (0, "0s"),
+        (0.25, "250ms"),
+        (1, "1s"),
+        (60, "60s"),
+        (3600, "1h"),
+        (86400, "24h"),
+        (172800, "2d"),
+        (2.5, "2500ms"),
+    ],
 )
 def test_durations_are_written_as_people_know_them(seconds: float, text: str) -> None:
     assert duration_text(seconds) == text

@@ -36,17 +36,20 @@ def parse_size(value: Any) -> Any:
 
 
 def duration_text(seconds: float) -> str:
-    """The shortest text that is read as so many seconds, to the millisecond: ``90s``, ``1h``, ``250ms``."""
+    """A text that is read as so many seconds, to the millisecond: ``90s``, ``1h``, ``250ms``."""
     milliseconds = round(seconds * 1000)
-    for unit, length in (("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000)):
-        # One day is better known as 24h, and one minute as 60s.
-        if milliseconds % length == 0 and milliseconds > length:
-            return f"{milliseconds // length}{unit}"
-    return "1s" if milliseconds == 1000 else f"{milliseconds}ms" if milliseconds else "0s"
+    if not milliseconds:
+        return "0s"
+    # A day is better known as 24h, and a minute as 60s.
+    for unit, length, least in (("d", 86_400_000, 2), ("h", 3_600_000, 1), ("m", 60_000, 2), ("s", 1000, 1)):
+        count, rest = divmod(milliseconds, length)
+        if not rest and count >= least:
+            return f"{count}{unit}"
+    return f"{milliseconds}ms"
 
 
 def size_text(size: int) -> str:
-    """The shortest text that is read as so many bytes: ``1MB``, ``5000000``."""
+    """A text that is read as so many bytes: ``1MB``, ``5000000``."""
     for unit in ("GB", "MB", "kB"):
         if size % _BYTES[unit] == 0 and size:
             return f"{size // _BYTES[unit]}{unit}"
