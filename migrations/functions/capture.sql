@@ -67,11 +67,12 @@ begin
       ('capture_delete', 'D', $rows$
         select null::text as new, row_to_json(image.*)::text as old from rowcast_old as image $rows$),
       -- Both transition tables are filled in lockstep: the n-th old row became the n-th new row. Never by key,
-      -- which the statement may have changed.
+      -- which the statement may have changed. A full join, since it cannot be a nested loop: a plan that a session
+      -- made for one row is kept for its statements of a million.
       ('capture_update', 'U', $rows$
         select n.image as new, o.image as old
         from (select row_number() over () as nth, row_to_json(i.*)::text as image from rowcast_new as i) as n
-        join (select row_number() over () as nth, row_to_json(i.*)::text as image from rowcast_old as i) as o
+        full join (select row_number() over () as nth, row_to_json(i.*)::text as image from rowcast_old as i) as o
           using (nth)
         order by nth $rows$),
       ('capture_truncate', 'T', $rows$ select null::text as new, null::text as old $rows$),

@@ -113,6 +113,18 @@ async def test_copy_and_statements_of_ten_thousand_rows_are_read_by_pages(
     assert [json.loads(row.record)["id"] for row in seen[:10_000]] == list(range(10_000))
 
 
+async def test_an_update_of_many_rows_is_no_slower_where_the_session_updated_single_ones_before(
+    capturing: asyncpg.Connection, reader: Any
+) -> None:
+    await capturing.execute(TABLE)
+    await capturing.execute("insert into items select n, 'a' from generate_series(1, 10000) as n")
+    for _ in range(10):
+        await capturing.execute("update items set v = 'b' where id = 1")
+    # A plan made for one row, a nested loop, takes two minutes; another takes less than a second.
+    await capturing.execute("set statement_timeout = '60s'; update items set v = 'c'")
+    assert sum(row.op == "U" for row in await reader.rows()) == 10_010
+
+
 async def test_truncate_is_captured_once_a_statement(capturing: asyncpg.Connection, reader: Any) -> None:
     await capturing.execute(TABLE)
     await capturing.execute("insert into items values (1, 'a'), (2, 'b'); truncate items")
