@@ -18,7 +18,8 @@ from rowcast.auth.jwks import Jwks
 from rowcast.auth.tokens import Verifier
 from rowcast.capture.retention import Retention
 from rowcast.capture.stream import Stream
-from rowcast.db.connection import REFUSED, place
+from rowcast.db.address import place
+from rowcast.db.connection import REFUSED
 from rowcast.db.migrations import migrate
 from rowcast.db.pool import create_pool
 from rowcast.hub.subscriptions import Subscriptions

@@ -1,11 +1,9 @@
 """Settings, from the environment or a .env file. Wrong ones stop the start, with every fault named at
 once."""
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Final
-from urllib.parse import urlsplit, urlunsplit
 
 import msgspec
 from pydantic import (
@@ -26,16 +24,14 @@ from pydantic_settings import (
 
 from rowcast.auth.jwks import Jwks
 from rowcast.auth.keys import secret_key
+from rowcast.db.address import HIDDEN, SCHEMES, fault, shown
 from rowcast.errors import SettingsError
 from rowcast.units import Duration, Size
 
-# One host or several, each perhaps with a port; asyncpg takes both.
-_HOSTS: Final = re.compile(r"(\[[^\]]*\]|[^:\[\],@]*)(:\d+)?(,(\[[^\]]*\]|[^:\[\],@]*)(:\d+)?)*")
 #: Supabase's names whose values are milliseconds, without a unit.
 _IN_MILLISECONDS: Final = frozenset(
     {"CONNECT_ERROR_BACKOFF_MS", "CHANNEL_ERROR_BACKOFF_MS", "NO_CHANNEL_TIMEOUT_IN_MS"}
 )
-_HIDDEN: Final = "********"
 
 
 def _from(*names: str) -> Any:
@@ -256,17 +252,8 @@ class Settings(BaseSettings):
     def _postgres(cls, value: SecretStr | None) -> SecretStr | None:
         if value is None:
             return None
-        try:
-            parts = urlsplit(value.get_secret_value())
-        except ValueError:  # its text would hold a piece of the address
-            parts = urlsplit("")
-        if parts.scheme not in ("postgres", "postgresql"):
-            raise ValueError("must be an address such as postgresql://user:password@host:5432/database")
-        # An unescaped / # or ? ends the host early: the password would be taken for a path, and shown as one.
-        if not _HOSTS.fullmatch(parts.netloc.rpartition("@")[2]) or "@" in parts.path or parts.fragment:
-            raise ValueError(
-                "has a wrong host or port. In a password, write / as %2F, # as %23, ? as %3F, @ as %40"
-            )
+        if (wrong := fault(value.get_secret_value())) is not None:
+            raise ValueError(wrong)
         return value
 
     @field_validator("jwks")
@@ -382,11 +369,7 @@ def describe(settings: Settings, environment: Mapping[str, str]) -> list[Setting
 def _show(value: Any) -> str:
     if isinstance(value, SecretStr):
         text = value.get_secret_value()
-        parts = urlsplit(text)
-        if parts.scheme not in ("postgres", "postgresql"):
-            return _HIDDEN if text else ""
-        host = parts.netloc.rpartition("@")[2]
-        user = f"{parts.username}:{_HIDDEN}@" if parts.username else ""
-        # A query may hold a password, too.
-        return urlunsplit((parts.scheme, user + host, parts.path, "", ""))
+        if text.partition(":")[0] in SCHEMES:
+            return shown(text)
+        return HIDDEN if text else ""
     return ",".join(value) if isinstance(value, tuple) else str(value)

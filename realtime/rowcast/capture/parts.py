@@ -10,7 +10,8 @@ from typing import Final
 import asyncpg
 import structlog
 
-from rowcast.db.connection import REFUSED, place
+from rowcast.db.address import place
+from rowcast.db.connection import REFUSED
 from rowcast.errors import DatabaseError
 
 _BACKOFF: Final = (0.1, 3.0)

@@ -16,7 +16,8 @@ from rich.table import Table
 from rowcast import __version__
 from rowcast.auth.tokens import sign
 from rowcast.capture.watching import Outcome, unwatch, watch
-from rowcast.db.connection import REFUSED, connect, place
+from rowcast.db.address import place
+from rowcast.db.connection import REFUSED, connect
 from rowcast.db.migrations import migrate
 from rowcast.errors import RowcastError, SettingsError
 from rowcast.settings import Settings, describe, load

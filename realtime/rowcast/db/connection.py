@@ -1,25 +1,41 @@
 """Connections to Postgres: made one way everywhere, with every secret kept out of errors.
 
+A connection through a pooler of transactions is another session after each transaction: nothing is set on it,
+no statement is prepared under a name, no lock is held by it. ``pooled`` says so.
+
 Advisory locks are taken by number; the numbers stand here, so that no two purposes share one.
 """
 
 import asyncio
-from urllib.parse import urlsplit
+import os
+import ssl
 
 import asyncpg
 
+from rowcast.db.address import cleaned, files, place
 from rowcast.errors import DatabaseError
 
 ADVISORY_MIGRATE = 0x526F7763_0001
 ADVISORY_WAKER = 0x526F7763_0002
 ADVISORY_NODE = 0x526F7763_0003
 ADVISORY_TABLES = 0x526F7763_0004
+ADVISORY_KEEPER = 0x526F7763_0005
 
 _CONNECT_SECONDS = 10.0
 _PATIENCE = 30.0
-# A vanished host must be noticed soon: its session may hold the waker's lock.
-_KEEPALIVES = {"tcp_keepalives_idle": "5", "tcp_keepalives_interval": "2", "tcp_keepalives_count": "3"}
-_USER_TIMEOUT = {"tcp_user_timeout": "10000"}
+_CACHED_STATEMENTS = 100
+# A vanished host must be noticed soon: its session may hold the waker's lock. Set by statement, not at the
+# start of the session, where poolers refuse what they do not know.
+_SETTINGS = {
+    "jit": "off",
+    "timezone": "UTC",
+    "tcp_keepalives_idle": "5",
+    "tcp_keepalives_interval": "2",
+    "tcp_keepalives_count": "3",
+    "tcp_user_timeout": "10000",
+}
+_SET = ", ".join(f"set_config('{name}', '{value}', false)" for name, value in _SETTINGS.items())
+_STANDBY = "select pg_is_in_recovery()"
 
 #: A connection of our own, or one lent by the pool.
 Session = asyncpg.Connection | asyncpg.pool.PoolConnectionProxy
@@ -37,50 +53,114 @@ LOST = (
 #: What a server that is starting, stopping or full may say to a new connection.
 REFUSED = (asyncpg.CannotConnectNowError, asyncpg.TooManyConnectionsError, *LOST)
 
+#: What Postgres says for good: who may connect, to what, with which settings.
+_FINAL = (
+    asyncpg.InvalidAuthorizationSpecificationError,
+    asyncpg.InvalidCatalogNameError,
+    asyncpg.InsufficientPrivilegeError,
+    asyncpg.UndefinedObjectError,
+    asyncpg.CantChangeRuntimeParamError,
+    asyncpg.InvalidParameterValueError,
+)
+#: What PgBouncer says for good, under the code that it uses for everything.
+_FINAL_TEXTS = (
+    "authentication failed",
+    "no such user",
+    "no such database",
+    "does not exist",
+    "not allowed",
+    "unsupported startup parameter",
+)
+_NO_TLS = "rejected SSL upgrade"
 
-def place(dsn: str) -> str:
-    """Where a DSN points, without its user and password: for messages."""
-    parts = urlsplit(dsn)
-    try:
-        port = f":{parts.port}" if parts.port else ""
-    except ValueError:
-        port = ""
-    return f"{parts.hostname or 'local socket'}{port}{parts.path}"
+
+def unreachable(dsn: str, error: BaseException) -> str:
+    """Why a database does not answer now, in a sentence; ``error`` is one of REFUSED."""
+    # An OSError's own words name the host and port only; a Postgres says what keeps it.
+    why = str(error) if isinstance(error, (OSError, asyncpg.PostgresError)) else ""
+    name = type(error).__name__
+    return f"Postgres at {place(dsn)} does not answer ({f'{name}: {why}' if why else name})."
 
 
 async def connect(
-    dsn: str, *, purpose: str, timeout: float = _CONNECT_SECONDS, patience: float | None = _PATIENCE
+    dsn: str,
+    *,
+    purpose: str,
+    pooled: bool = False,
+    timeout: float = _CONNECT_SECONDS,
+    patience: float | None = _PATIENCE,
 ) -> asyncpg.Connection:
     """A connection that writes, named for its purpose in ``pg_stat_activity``.
 
     ``patience`` bounds each of its statements, in seconds: a dead TCP connection says nothing, and an
     unbounded statement would wait on it for ever.
 
-    Raises DatabaseError when the server refuses for good: wrong password, no such database, a standby.
-    Raises one of REFUSED when trying again may help.
+    Raises DatabaseError when trying again is of no use until somebody mends something: wrong password, no
+    such database, a certificate that is not to be trusted, a standby. Raises one of REFUSED otherwise.
     """
+    _check_files(dsn)
     try:
         async with asyncio.timeout(timeout):
             connection = await asyncpg.connect(
-                dsn,
+                cleaned(dsn),
                 timeout=timeout,
                 command_timeout=patience,
-                server_settings={
-                    "application_name": f"rowcast {purpose}",
-                    "jit": "off",
-                    "timezone": "UTC",
-                    **_KEEPALIVES,
-                    **_USER_TIMEOUT,
-                },
+                statement_cache_size=0 if pooled else _CACHED_STATEMENTS,
+                server_settings={"application_name": f"rowcast {purpose}"},
             )
             try:
-                standby = await connection.fetchval("select pg_is_in_recovery()")
+                standby = await connection.fetchval(_STANDBY if pooled else f"{_STANDBY}, {_SET}")
             except BaseException:
                 connection.terminate()
                 raise
-    except (asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InvalidCatalogNameError) as error:
-        raise DatabaseError(f"Postgres at {place(dsn)} refuses the connection: {error}.") from None
+    except (*_FINAL, *REFUSED) as error:
+        if (reason := _final(dsn, error)) is not None:
+            raise DatabaseError(reason) from None
+        raise
     if standby:
         connection.terminate()
-        raise DatabaseError(f"Postgres at {place(dsn)} is a standby. Point DATABASE_URL at the primary.")
+        raise DatabaseError(
+            f"Postgres at {place(dsn)} is a standby, where nothing can be written. Point DATABASE_URL at the "
+            "primary; of several hosts, ?target_session_attrs=primary finds it."
+        )
     return connection
+
+
+def _final(dsn: str, error: BaseException) -> str | None:
+    """What to mend, where trying again would not help; None where it may."""
+    where, text = place(dsn), str(error)
+    match error:
+        case ssl.SSLCertVerificationError():
+            return (
+                f"The certificate of Postgres at {where} is not to be trusted: "
+                f"{error.verify_message.rstrip('.')}. Give the file of the authority that signed it as "
+                "sslrootcert=… in the address, and the host by a name that the certificate has; "
+                "sslmode=require without sslrootcert encrypts and verifies nothing."
+            )
+        case ssl.SSLEOFError() | ssl.SSLZeroReturnError() | ssl.SSLSyscallError():
+            return None
+        case ssl.SSLError():
+            return f"Postgres at {where} and this server do not agree on TLS ({error.reason})."
+        case ConnectionError() if _NO_TLS in text:
+            return (
+                f"Postgres at {where} does not offer TLS, and sslmode asks for it. Switch it on there "
+                "(ssl = on), or take sslmode out of the address."
+            )
+        case asyncpg.ClientConfigurationError():
+            return f"The address of Postgres at {where} cannot be used: {text}."
+        case asyncpg.ProtocolViolationError():
+            if not any(final in text for final in _FINAL_TEXTS):
+                return None
+            return f"The pooler at {where} refuses the connection: {text}."
+        case asyncpg.PostgresError() if isinstance(error, _FINAL):
+            return f"Postgres at {where} refuses the connection: {text}."
+    return None
+
+
+def _check_files(dsn: str) -> None:
+    """Whatever is said of a file that cannot be read does not name it, and may mean a socket as well."""
+    for parameter, path in files(dsn).items():
+        if not os.access(path, os.R_OK):
+            raise DatabaseError(
+                f"The file that {parameter} names in the address of Postgres at {place(dsn)} cannot be read."
+            )

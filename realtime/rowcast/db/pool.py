@@ -1,19 +1,26 @@
 """The pool of connections for short questions: what a join asks, what a command asks.
 
-It may go through a transaction pooler, so no statement is prepared under a name and nothing is set on a
-session.
+It may go through a pooler of transactions, so no statement is prepared under a name, nothing is set on a
+session, and none is reset when it comes back: it may be another's by then.
 """
 
 import asyncpg
+
+from rowcast.db.address import cleaned
 
 
 async def create_pool(dsn: str, size: int) -> asyncpg.Pool:
     """A pool that opens connections as they are needed, at most ``size``."""
     return await asyncpg.create_pool(
-        dsn,
+        cleaned(dsn),
         min_size=0,
         max_size=size,
         statement_cache_size=0,
         command_timeout=30.0,
-        server_settings={"application_name": "rowcast joins", "jit": "off"},
+        reset=_leave_alone,
+        server_settings={"application_name": "rowcast joins"},
     )
+
+
+async def _leave_alone(_: object) -> None:
+    pass
