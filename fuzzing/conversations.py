@@ -14,14 +14,16 @@ from typing import Final
 
 from fuzzing.frames import check_encoded, check_message
 from rowcast.auth.tokens import Verifier
+from rowcast.model.allowed import Allowed, ChannelUnavailable
 from rowcast.model.claims import Claims, TokenError
 from rowcast.model.rates import RateWindow
 from rowcast.model.seats import Seats
 from rowcast.protocol.codec import decode_binary, decode_text, encode
 from rowcast.protocol.messages import ClientMessage, MalformedMessage, Ref, ServerMessage, Version
+from rowcast.session.admission import Limits
 from rowcast.session.channel import PREFIX
-from rowcast.session.connection import Connection, Limits
-from rowcast.session.wants import Attach, Close, Detach, Send, Want
+from rowcast.session.connection import Connection
+from rowcast.session.wants import Attach, Authorize, Close, Detach, Send, Want
 
 _START: Final = 1_000_000.0
 _LIMITS: Final = Limits(channels=3, bindings=3, entries_size=2000, topic_size=64)
@@ -57,6 +59,15 @@ def _verify(token: str, now: float) -> Claims:
     if expires <= now:
         raise TokenError.expired(now - expires)
     return Claims(role, expires, {"role": role})
+
+
+def _answer(question: Authorize) -> Allowed | ChannelUnavailable:
+    """What policies might say, by the length of the name."""
+    match len(question.name) % 4:
+        case 0:
+            return ChannelUnavailable("UnableToConnectToProject", "no database")
+        case length:
+            return Allowed(broadcast=length > 1, presence=length > 2)
 
 
 class _Conversation:
@@ -116,6 +127,9 @@ class _Conversation:
         joins = message.event == "phx_join" and message.topic.startswith(PREFIX)
         heartbeat = message.topic == "phoenix" and message.event == "heartbeat"
         wants = self._session.receive(message, self._now, "p" if heartbeat else None)
+        if wants and isinstance(question := wants[-1], Authorize):
+            answer = _answer(question)
+            wants = [*wants[:-1], *self._session.authorized(answer, self._now)]
         if self._over:
             assert wants == []
             return

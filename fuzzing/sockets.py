@@ -20,14 +20,14 @@ import uvicorn
 from structlog.testing import capture_logs
 from uvicorn.server import ServerState
 
-from fuzzing.surroundings import Feed, Loop, Transport, claims_of
+from fuzzing.surroundings import Door, Feed, Loop, Transport, claims_of
 from rowcast.hub.lanes import LOW_MARK
 from rowcast.model.seats import Seats
 from rowcast.protocol.frames import text_frame
 from rowcast.serving.entrance import Entrance
 from rowcast.serving.fastlane import FastLane
 from rowcast.serving.server import make_server
-from rowcast.session.connection import Limits
+from rowcast.session.admission import Limits
 from rowcast.web.app import create_app
 from rowcast.web.services import Services
 
@@ -76,6 +76,7 @@ class _Client:
         self._seats = Seats(1)
         app.state.services = Services(
             feed=self._feed,
+            channels=Door(),
             verify=claims_of,
             limits=Limits(channels=3, entries_size=4000, topic_size=100, message_size=MAX_FRAME, refusals=5),
             lane_limit=LANE_LIMIT,

@@ -14,6 +14,7 @@ import uvloop
 from starlette.applications import Starlette
 
 from rowcast.auth.access import Access
+from rowcast.auth.channels import Channels
 from rowcast.auth.jwks import Jwks
 from rowcast.auth.tokens import Verifier
 from rowcast.capture.retention import Retention
@@ -26,7 +27,7 @@ from rowcast.hub.subscriptions import Subscriptions
 from rowcast.model.rates import RateWindow
 from rowcast.model.seats import Seats
 from rowcast.serving.server import make_server
-from rowcast.session.connection import Limits
+from rowcast.session.admission import Limits
 from rowcast.settings import Settings
 from rowcast.web.app import create_app
 from rowcast.web.services import Services
@@ -69,6 +70,7 @@ async def running(settings: Settings) -> AsyncIterator[Runtime]:
     jwks = None if settings.jwks is None else Jwks(settings.jwks.get_secret_value())
     services = Services(
         feed=stream,
+        channels=Channels(pool, settings.roles),
         verify=Verifier(
             *settings.jwt_secrets,
             find=None if jwks is None else jwks.find,

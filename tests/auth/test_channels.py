@@ -8,8 +8,9 @@ import pytest
 import structlog
 from structlog.testing import capture_logs
 
-from rowcast.auth.channels import Allowed, Channels, ChannelUnavailable, Request
+from rowcast.auth.channels import Channels
 from rowcast.db.pool import create_pool
+from rowcast.model.allowed import Allowed, ChannelRequest, ChannelUnavailable
 from rowcast.model.claims import Claims
 
 BOTH, NEITHER = Allowed(True, True), Allowed()
@@ -19,9 +20,9 @@ ROLES = ("anon", "authenticated", "service_role")
 
 def request(
     topic: str = "room", role: str = "authenticated", headers: dict[str, str] | None = None, **claims: Any
-) -> Request:
+) -> ChannelRequest:
     raw = {"role": role, "sub": USER, **claims}
-    return Request(topic, Claims(role, 2e9, raw), headers or {})
+    return ChannelRequest(topic, Claims(role, 2e9, raw), headers or {})
 
 
 @pytest.fixture

@@ -10,7 +10,8 @@ from rowcast.model.claims import Claims
 from rowcast.model.rates import RateWindow
 from rowcast.protocol.codec import decode_text, encode
 from rowcast.protocol.messages import Version
-from rowcast.session.connection import Connection, Limits
+from rowcast.session.admission import Limits
+from rowcast.session.connection import Connection
 from rowcast.session.wants import Send
 
 

@@ -18,7 +18,8 @@ from rowcast.protocol.frames import close_frame, text_frame
 from rowcast.serving import fastlane
 from rowcast.serving.fastlane import FastLane
 from rowcast.serving.server import bound_port
-from rowcast.session.connection import SUBSCRIBED, Limits
+from rowcast.session.admission import Limits
+from rowcast.session.connection import SUBSCRIBED
 from support.serving import PATIENCE, Running, running, serving
 from support.tokens import make_token
 

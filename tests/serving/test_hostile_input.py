@@ -7,7 +7,8 @@ from rowcast.auth.tokens import Verifier
 from rowcast.model.claims import Claims, TokenError
 from rowcast.model.rates import RateWindow
 from rowcast.protocol.messages import ClientMessage, Version
-from rowcast.session.connection import Connection, Limits
+from rowcast.session.admission import Limits
+from rowcast.session.connection import Connection
 from rowcast.session.wants import Attach, Send
 from support.tokens import SECRET
 

@@ -6,13 +6,21 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from rowcast.model.allowed import Allowed, ChannelUnavailable
 from rowcast.model.claims import Claims, TokenError
 from rowcast.model.rates import RateWindow
 from rowcast.protocol.messages import ClientMessage, ServerMessage, Version
-from rowcast.session.connection import Connection, Limits
-from rowcast.session.wants import Attach, Close, Detach, Send, Want
+from rowcast.session.admission import Limits
+from rowcast.session.connection import Connection
+from rowcast.session.wants import Attach, Authorize, Close, Detach, Send, Want
 
 NOW = 1_000_000.0
+Answer = Allowed | ChannelUnavailable
+NOTHING = Allowed()
+AWAY = ChannelUnavailable(
+    "UnableToConnectToProject", "Realtime was unable to connect to the project database"
+)
+EVERY_ANSWER = [NOTHING, Allowed(True, False), Allowed(False, True), Allowed(True, True), AWAY]
 CHANGES = {"postgres_changes": [{"event": "*", "schema": "public", "table": "todos"}]}
 
 
@@ -32,6 +40,13 @@ def connection(version: Version = Version.V2, joins: float = 1e9, **limits: Any)
     return Connection(version, "anon", verify, allowed, NOW, RateWindow(joins))
 
 
+def answered(conversation: Connection, wants: list[Want], answer: Answer) -> list[Want]:
+    """The same, with the answer of the policies if they are asked."""
+    if wants and isinstance(wants[-1], Authorize):
+        return [*wants[:-1], *conversation.authorized(answer, NOW)]
+    return wants
+
+
 def say(
     conversation: Connection,
     event: str,
@@ -41,7 +56,9 @@ def say(
     topic: str = "realtime:a",
     join_ref: str | None = None,
 ) -> list[Want]:
-    return conversation.receive(ClientMessage(topic, event, payload or {}, ref, join_ref), NOW)
+    """What the client says, and what comes of it where no policy allows anything."""
+    wants = conversation.receive(ClientMessage(topic, event, payload or {}, ref, join_ref), NOW)
+    return answered(conversation, wants, NOTHING)
 
 
 def sent(wants: list[Want]) -> list[tuple[Any, ...]]:
@@ -263,6 +280,8 @@ class Conversation(RuleBasedStateMachine):
         self.joined: dict[str, str] = {}
         self.attached: set[int] = set()
         self.attempts: list[Attach] = []
+        self.asked: list[Authorize] = []
+        self.private: set[str] = set()
         self.ref = 0
 
     def _say(self, topic: str, event: str, payload: Any) -> list[ServerMessage]:
@@ -282,6 +301,9 @@ class Conversation(RuleBasedStateMachine):
                 case Attach():
                     self.attached.add(want.channel)
                     self.attempts.append(want)
+                case Authorize():
+                    assert want is wants[-1]
+                    self.asked.append(want)
                 case Detach(channel):
                     assert channel in self.attached, "detached, and never attached"
                     self.attached.remove(channel)
@@ -289,10 +311,42 @@ class Conversation(RuleBasedStateMachine):
                     raise AssertionError("closed without a reason")
         return messages
 
-    @rule(topic=st.sampled_from(["realtime:a", "realtime:b"]), changes=st.booleans(), good=st.booleans())
-    def joins(self, topic: str, changes: bool, good: bool) -> None:
-        payload = {"config": CHANGES if changes else {}, "access_token": "anon" if good else "bad"}
+    @rule(
+        topic=st.sampled_from(["realtime:a", "realtime:b"]),
+        changes=st.booleans(),
+        good=st.booleans(),
+        private=st.booleans(),
+        answer=st.sampled_from([*EVERY_ANSWER, None]),
+        meanwhile=st.sampled_from([None, "tick"]),
+    )
+    def joins(
+        self,
+        topic: str,
+        changes: bool,
+        good: bool,
+        private: bool,
+        answer: Answer | None,
+        meanwhile: str | None,
+    ) -> None:
+        config = {**(CHANGES if changes else {}), "private": private}
+        payload = {"config": config, "access_token": "anon" if good else "bad"}
         messages = self._say(topic, "phx_join", payload)
+        if self.asked:
+            assert private
+            assert good
+            assert messages == []
+            self.asked.clear()
+            if answer is None:
+                # The client went away, and the answer comes too late.
+                self.ends_and_begins_anew()
+                return
+            if meanwhile == "tick":
+                assert self._take(self.connection.tick(self.now)) == []
+            messages = self._take(self.connection.authorized(answer, self.now))
+            good = isinstance(answer, Allowed) and bool(answer)
+        self.private.discard(topic)
+        if private:
+            self.private.add(topic)
         assert messages[0].event == "phx_reply"
         assert messages[0].ref == str(self.ref)
         old = self.joined.pop(topic, None)
@@ -319,9 +373,19 @@ class Conversation(RuleBasedStateMachine):
         if messages:
             assert messages[0].join_ref == self.joined[messages[0].topic]
 
-    @rule(token=st.sampled_from(["anon", "authenticated", "bad", "sb_x", None]))
-    def refreshes(self, token: str | None) -> None:
-        for message in self._say("realtime:a", "access_token", {"access_token": token}):
+    @rule(
+        token=st.sampled_from(["anon", "authenticated", "bad", "sb_x", None]),
+        answer=st.sampled_from(EVERY_ANSWER),
+    )
+    def refreshes(self, token: str | None, answer: Answer) -> None:
+        messages = self._say("realtime:a", "access_token", {"access_token": token})
+        if self.asked:
+            assert "realtime:a" in self.private
+            self.asked.clear()
+            messages = self._take(self.connection.authorized(answer, self.now))
+            assert "realtime:a" in self.joined
+            assert messages or isinstance(answer, Allowed)
+        for message in messages:
             if message.event == "phx_close":
                 assert self.joined.pop("realtime:a") == message.join_ref
 
@@ -337,6 +401,7 @@ class Conversation(RuleBasedStateMachine):
     def ends_and_begins_anew(self) -> None:
         self._take(self.connection.end())
         assert self.attached == set()
+        assert self.connection.authorized(Allowed(True, True), self.now) == []
         self.__init__()  # type: ignore[misc]
 
     @invariant()

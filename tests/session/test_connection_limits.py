@@ -4,12 +4,14 @@ from typing import Any
 
 import pytest
 
+from rowcast.model.allowed import Allowed
 from rowcast.model.claims import Claims
 from rowcast.model.rates import RateWindow
 from rowcast.model.seats import Seats
 from rowcast.protocol.messages import ClientMessage, Version
-from rowcast.session.connection import Connection, Limits
-from rowcast.session.wants import Close, Send, Want
+from rowcast.session.admission import Limits
+from rowcast.session.connection import Connection
+from rowcast.session.wants import Authorize, Close, Send, Want
 
 NOW = 1_000_000.0
 FAR = NOW + 1_000_000
@@ -27,8 +29,12 @@ def connection(joins: RateWindow | None = None, seats: Seats | None = None, **li
 def join(
     conversation: Connection, topic: str, config: Any = None, *, now: float = NOW, **more: Any
 ) -> list[Want]:
+    """A join, and what comes of it where no policy allows anything."""
     payload = {"config": config or {}, **more}
-    return conversation.receive(ClientMessage(f"realtime:{topic}", "phx_join", payload, "1", "1"), now)
+    wants = conversation.receive(ClientMessage(f"realtime:{topic}", "phx_join", payload, "1", "1"), now)
+    if wants and isinstance(wants[-1], Authorize):
+        return [*wants[:-1], *conversation.authorized(Allowed(), now)]
+    return wants
 
 
 def leave(conversation: Connection, topic: str, now: float = NOW) -> list[Want]:

@@ -10,7 +10,8 @@ from rowcast.model.claims import Claims, TokenError
 from rowcast.model.rates import RateWindow
 from rowcast.model.seats import Seats
 from rowcast.protocol.messages import ClientMessage, Version
-from rowcast.session.connection import Connection, Limits
+from rowcast.session.admission import Limits
+from rowcast.session.connection import Connection
 from rowcast.session.wants import Close, Send, Want
 
 NOW = 1_000_000.0

@@ -9,12 +9,14 @@ from typing import Any
 import pytest
 
 from rowcast.auth.tokens import Verifier, sign
+from rowcast.model.allowed import Allowed
 from rowcast.model.binding import binding_id
 from rowcast.model.rates import RateWindow
 from rowcast.protocol.codec import decode_binary, decode_text, encode
 from rowcast.protocol.messages import MalformedMessage, Version
-from rowcast.session.connection import Connection, Limits
-from rowcast.session.wants import Attach, Send, Want
+from rowcast.session.admission import Limits
+from rowcast.session.connection import Connection
+from rowcast.session.wants import Attach, Authorize, Send, Want
 from support.tokens import SECRET
 
 NOW = 1_000_000.0
@@ -61,6 +63,9 @@ class Conversation:
         return self.take(self.connection.attached(attach.channel, attach.attempt, (text,), False, None))
 
     def take(self, wants: list[Want]) -> list[str]:
+        if wants and isinstance(wants[-1], Authorize):
+            # There are no policies.
+            wants = [*wants[:-1], *self.connection.authorized(Allowed(), self.now)]
         self.attaches += [want for want in wants if isinstance(want, Attach)]
         sends = [want for want in wants if isinstance(want, Send)]
         self.delays = [send.delay for send in sends]

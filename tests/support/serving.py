@@ -10,10 +10,11 @@ from starlette.applications import Starlette
 
 from rowcast.auth.tokens import Verifier
 from rowcast.hub.feed import Subscribed, Subscriber
+from rowcast.model.allowed import Allowed, ChannelRequest
 from rowcast.model.binding import Binding
 from rowcast.model.claims import Claims
 from rowcast.serving.server import bound_port, make_server
-from rowcast.session.connection import Limits
+from rowcast.session.admission import Limits
 from rowcast.web.app import create_app
 from rowcast.web.services import Services
 from support.tokens import SECRET, make_token
@@ -43,6 +44,16 @@ class ListFeed:
         if subscriber in self.subscribers:
             self.subscribers.remove(subscriber)
         self.gone.set()
+
+
+@dataclass
+class Door:
+    """What private channels allow, as the test says."""
+
+    allowed: Allowed = field(default_factory=Allowed)
+
+    async def may_read(self, request: ChannelRequest, *, presence: bool) -> Allowed:
+        return self.allowed
 
 
 @dataclass
@@ -80,6 +91,7 @@ def make_app(
     return create_app(
         Services(
             feed=feed,
+            channels=Door(),
             verify=Verifier(SECRET),
             limits=limits or Limits(refusal_delay=0.0),
             lane_limit=lane_limit,

@@ -10,7 +10,7 @@ import pytest
 import websockets
 from websockets.asyncio.client import connect
 
-from rowcast.session.connection import Limits
+from rowcast.session.admission import Limits
 from support.serving import PATIENCE, ListFeed, Running, make_app, running
 
 pytestmark = pytest.mark.anyio

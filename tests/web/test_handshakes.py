@@ -9,7 +9,7 @@ import time
 import pytest
 
 from rowcast.protocol.messages import Version
-from rowcast.session.connection import Limits
+from rowcast.session.admission import Limits
 from support.frames import both, opened, refusal, slow_down
 from support.serving import running
 from support.tokens import make_token

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from rowcast.protocol.messages import Version
-from rowcast.session.connection import Limits
+from rowcast.session.admission import Limits
 from support.frames import both, opened, slow_down, stop_clock
 from support.serving import running
 from support.tokens import make_token

@@ -7,15 +7,14 @@ role and claims, or written under these; the transaction is rolled back, and not
 import contextlib
 import json
 import uuid
-from collections.abc import AsyncIterator, Collection, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Collection, Iterable
 from typing import Final
 
 import asyncpg
 import structlog
 
 from rowcast.db.connection import REFUSED, Session
-from rowcast.model.claims import Claims
+from rowcast.model.allowed import Allowed, ChannelRequest, ChannelUnavailable
 
 _EXTENSIONS: Final = ("broadcast", "presence")
 #: A connection must be had within this time, in seconds.
@@ -45,35 +44,6 @@ _REFUSED: Final = (asyncpg.InsufficientPrivilegeError,)
 log = structlog.get_logger("rowcast.channels")
 
 
-class ChannelUnavailable(Exception):
-    """What a channel allows cannot be found out now. ``reason`` goes to the client: a code and a text."""
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
-
-
-@dataclass(frozen=True, slots=True)
-class Allowed:
-    """What the policies allow on one private channel, for reading or for writing."""
-
-    broadcast: bool = False
-    presence: bool = False
-
-    def __bool__(self) -> bool:
-        return self.broadcast or self.presence
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """Who asks, and for which channel. ``topic`` is without ``realtime:``; ``headers`` are what policies may
-    look at."""
-
-    topic: str
-    claims: Claims
-    headers: Mapping[str, str]
-
-
 class Channels:
     """Asks one database. ``seconds`` bounds each statement; only ``roles`` are ever assumed.
 
@@ -83,7 +53,7 @@ class Channels:
     def __init__(self, pool: asyncpg.Pool, roles: Iterable[str], seconds: float = 5.0) -> None:
         self._pool, self._roles, self._seconds = pool, frozenset(roles), seconds
 
-    async def may_read(self, request: Request, *, presence: bool) -> Allowed:
+    async def may_read(self, request: ChannelRequest, *, presence: bool) -> Allowed:
         """What the client would receive. Without ``presence`` that policy is not asked."""
         extensions = _EXTENSIONS if presence else _EXTENSIONS[:1]
         ids = [uuid.uuid4() for _ in extensions]
@@ -96,7 +66,7 @@ class Channels:
             return _allowed(found)
         return Allowed()
 
-    async def may_write(self, request: Request) -> Allowed:
+    async def may_write(self, request: ChannelRequest) -> Allowed:
         """What the client may send. A policy that fails on one kind of message allows none of the other, as
         with Supabase."""
         allowed = set()
@@ -113,7 +83,7 @@ class Channels:
         return Allowed()
 
     @contextlib.asynccontextmanager
-    async def _asking(self, request: Request) -> AsyncIterator[Session | None]:
+    async def _asking(self, request: ChannelRequest) -> AsyncIterator[Session | None]:
         """A transaction that is rolled back in any case. None for a role that is never assumed.
 
         What a policy raises ends it: the body is left, and nothing is allowed.
@@ -131,21 +101,21 @@ class Channels:
                 finally:
                     await _end(connection, transaction)
         except asyncpg.QueryCanceledError:
-            raise ChannelUnavailable("QueryCanceled: Query was cancelled, please try again") from None
+            raise ChannelUnavailable("QueryCanceled", "Query was cancelled, please try again") from None
         except asyncpg.CheckViolationError as error:
             if error.constraint_name is None and error.table_name == "messages":
-                text = "MissingPartition: Realtime was unable to find the expected messages partition"
-                raise ChannelUnavailable(text) from None
+                text = "Realtime was unable to find the expected messages partition"
+                raise ChannelUnavailable("MissingPartition", text) from None
             self._failed(error)
         except asyncpg.TooManyConnectionsError:
             text = "Database can't accept more connections, Realtime won't connect"
-            raise ChannelUnavailable(f"DatabaseLackOfConnections: {text}") from None
+            raise ChannelUnavailable("DatabaseLackOfConnections", text) from None
         except TimeoutError:
             text = "Please increase your connection pool size"
-            raise ChannelUnavailable(f"IncreaseConnectionPool: {text}") from None
+            raise ChannelUnavailable("IncreaseConnectionPool", text) from None
         except REFUSED:
             text = "Realtime was unable to connect to the project database"
-            raise ChannelUnavailable(f"UnableToConnectToProject: {text}") from None
+            raise ChannelUnavailable("UnableToConnectToProject", text) from None
         except asyncpg.PostgresError as error:
             self._failed(error)
 
@@ -154,7 +124,7 @@ class Channels:
         # A name and no text: it may hold what the policy looked at.
         log.warning("policy_failed", table="realtime.messages", error=type(error).__name__)
 
-    async def _assume(self, connection: Session, request: Request) -> None:
+    async def _assume(self, connection: Session, request: ChannelRequest) -> None:
         claims = request.claims
         sub = claims.raw.get("sub")
         await connection.execute(

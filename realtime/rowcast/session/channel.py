@@ -8,7 +8,9 @@
     leave            reply ok, phx_close                                      gone
     join again       reply of the new join, phx_close of the old (not 1.0.0)  the new one
     token expired,   `system` error, phx_close                                gone
-    or a bad one
+    or a bad one,
+    or one that may
+    not read
     history lost     phx_error                                                gone; the client joins again
 
 The reply of a join is the first message of its channel: everything else is made from here, after it.
@@ -17,6 +19,7 @@ The reply of a join is the first message of its channel: everything else is made
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from rowcast.model.allowed import Allowed
 from rowcast.model.binding import Binding
 from rowcast.model.claims import Claims
 from rowcast.protocol.messages import Ref, ServerMessage
@@ -28,7 +31,8 @@ PREFIX = "realtime:"
 class Channel:
     """State of a joined channel. ``key`` is unique in its connection; ``join_ref`` is that of its join.
 
-    ``size`` is that of its entries, in bytes; ``legacy`` a channel that joined the old way.
+    ``size`` is that of its entries, in bytes; ``legacy`` a channel that joined the old way; ``readable`` what
+    a private one may receive, None for a public one, and ``presence`` whether it asked for that.
     """
 
     key: int
@@ -39,6 +43,8 @@ class Channel:
     bindings: Sequence[Binding]
     size: int = 0
     legacy: bool = False
+    readable: Allowed | None = None
+    presence: bool = False
     attempt: int = 0
     attached: bool = False
 

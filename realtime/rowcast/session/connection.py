@@ -8,54 +8,44 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from rowcast.model.binding import Binding, BindingError, binding_id, parse_binding
+from rowcast.model.allowed import Allowed, ChannelUnavailable
+from rowcast.model.binding import binding_id
 from rowcast.model.claims import Claims, TokenError
 from rowcast.model.rates import RateWindow
 from rowcast.model.seats import Seats
-from rowcast.protocol.join import JoinError, JoinPayload, parse_join, usable_token
-from rowcast.protocol.messages import ClientMessage, Ref, Version, reply
+from rowcast.protocol.join import JoinError, JoinPayload, Replay, usable_token
+from rowcast.protocol.messages import ClientMessage, Ref, ServerMessage, Version, reply
+from rowcast.session.admission import NO_SEAT, TOO_MANY_JOINS, Limits, TooManyJoins, admit, usable_bindings
 from rowcast.session.channel import PREFIX, Channel
-from rowcast.session.wants import Attach, Close, Detach, Send, Want
+from rowcast.session.wants import Attach, Authorize, Close, Detach, Send, Want
 
 SUBSCRIBED = "Subscribed to PostgreSQL"
-#: What a handshake is refused with, and a join, when the whole server is joined too often.
-TOO_MANY_JOINS = "Too many joins per second"
-#: The same where as many connections as are allowed have a channel.
-TOO_MANY_USERS = "Too many connected users"
 #: The original closes with 1000 or 1001 then, after which the official Python client never connects again.
 TRY_AGAIN_LATER = 1013
 NO_CHANNEL = 4004
 _CHANGES = "postgres_changes"
 #: Longer than any that a handshake can carry. It is kept with its channel.
 _MAX_TOKEN = 16 * 1024
-_MANY = 10
+_UNREADABLE = "You do not have permissions to read from this Channel topic"
+_UNREADABLE_NOW = "You no longer have permission to read from this Channel topic"
 _NOT_OFFERED = {"broadcast": "Broadcast", "presence": "Presence"}
 
 Verify = Callable[[str, float], Claims]
 
 
-class _TooManyJoinsError(JoinError):
-    """A join that the whole server has no room for now. The connection ends with it."""
-
-
 @dataclass(frozen=True, slots=True)
-class Limits:
-    """What one connection may ask for. Times in seconds, sizes in bytes.
+class _Asked:
+    """A join whose policies are being asked, or the token of a channel that has joined.
 
-    ``bindings`` bounds the entries of one join, ``entries_size`` those of all channels together, as JSON;
-    ``refusals`` the refused joins whose replies are still due. ``private_only`` leaves out public channels.
+    ``last`` is what is sent once the join was answered.
     """
 
-    channels: int = 100
-    bindings: int = 100
-    entries_size: int = 1024**2
-    topic_size: int = 1024
-    message_size: int = 5_000_000
-    refusals: int = 1000
-    idle_timeout: float = 60.0
-    no_channel_timeout: float = 600.0
-    refusal_delay: float = 5.0
-    private_only: bool = False
+    message: ClientMessage
+    token: str
+    claims: Claims
+    payload: JoinPayload | None = None
+    last: tuple[ServerMessage, ...] = ()
+    key: int | None = None
 
 
 class Connection:
@@ -86,6 +76,7 @@ class Connection:
         self._over = False
         self._channels: dict[str, Channel] = {}
         self._next_key = 0
+        self._asked: _Asked | None = None
 
     # What the client says
 
@@ -108,7 +99,7 @@ class Connection:
                 answer = reply(channel.topic, message.ref, channel.join_ref, "ok", {})
                 return [Send(answer), *self._end(channel, "phx_close", now)]
             case "access_token":
-                return self._refresh(channel, message.payload, now)
+                return self._refresh(channel, message, now)
             case "broadcast" | "presence" if message.ref is not None:
                 reason = f"{_NOT_OFFERED[message.event]} is not available on this server"
                 return [
@@ -135,6 +126,16 @@ class Connection:
         if ok:
             wants.append(Send(channel.system("ok", SUBSCRIBED, _CHANGES, position=position)))
         return wants
+
+    def authorized(self, answer: Allowed | ChannelUnavailable, now: float) -> list[Want]:
+        """What the policies of a private channel allow to read, or why nobody can tell now."""
+        asked, self._asked = self._asked, None
+        if asked is None:
+            return []
+        if asked.payload is None:
+            return self._reread(asked, answer, now)
+        wants, delay = self._answer(asked.message, asked.payload, asked.token, asked.claims, answer)
+        return [*wants, *(Send(message, delay) for message in asked.last)]
 
     def told(self, key: int, status: str, text: str, position: str | None) -> list[Want]:
         """Something became of a subscription after it was made. ``status`` is ``ok`` or ``error``."""
@@ -180,104 +181,97 @@ class Connection:
         if self._channels:
             self._seats.leave()
         self._channels.clear()
+        self._asked = None
         return wants
 
     # Joining
 
     def _join(self, message: ClientMessage, old: Channel | None, now: float) -> list[Want]:
-        join_ref = message.join_ref if message.join_ref is not None else message.ref
         wants: list[Want] = [] if old is None else self._forget(old, now)
+        # Clients of 1.0.0 cannot tell whose end this is, and would close the new channel.
+        last = () if old is None or self._version is Version.V1 else (old.end("phx_close"),)
         delay = 0.0
         try:
-            payload = self._admit(message, now)
+            payload = admit(message, self._channels.values(), self._limits, self._joins, self._seats, now)
             token = payload.token if payload.token is not None else self._token
-            claims = self._authorize(message, payload, token, now)
+            claims = self._claims(token, now)
         except (JoinError, TokenError) as error:
             reason = error.reason if isinstance(error, TokenError) else str(error)
-            refusal = reply(message.topic, message.ref, join_ref, "error", {"reason": reason})
+            wants += self._refuse(message, reason)
             delay = self._limits.refusal_delay
-            wants.append(Send(refusal, delay))
-            self._over = isinstance(error, _TooManyJoinsError)
+            self._over = isinstance(error, TooManyJoins)
         else:
-            wants += self._open(message, join_ref, payload, token, claims)
-        # Clients of 1.0.0 cannot tell whose end this is, and would close the new channel.
-        if old is not None and self._version is not Version.V1:
-            wants.append(Send(old.end("phx_close"), delay))
+            if payload.private:
+                self._asked = _Asked(message, token, claims, payload, last)
+                name = message.topic.removeprefix(PREFIX)
+                return [*wants, Authorize(name, claims, payload.presence.enabled)]
+            answered, delay = self._answer(message, payload, token, claims, None)
+            wants += answered
+        wants += [Send(one, delay) for one in last]
         if self._over:
             wants.append(Close(TRY_AGAIN_LATER, TOO_MANY_JOINS, delay))
         return wants
 
-    def _admit(self, message: ClientMessage, now: float) -> JoinPayload:
-        """What a join asks for, if it is within all limits. The order of checks is the original's."""
-        name = message.topic.removeprefix(PREFIX)
-        if not name:
-            raise JoinError("TopicNameRequired: You must provide a topic name")
-        if len(message.topic.encode()) > self._limits.topic_size:
-            raise JoinError(
-                f"UnknownErrorOnChannel: the topic is longer than {self._limits.topic_size} bytes"
-            )
-        payload = parse_join(message.payload, name)
-        if self._limits.private_only and not payload.private:
-            raise JoinError("PrivateOnly: This project only allows private channels")
-        if not self._channels and self._seats.full:
-            raise JoinError(f"ConnectionRateLimitReached: {TOO_MANY_USERS}")
-        if not self._joins.take(now):
-            raise _TooManyJoinsError(f"ClientJoinRateLimitReached: {TOO_MANY_JOINS}")
-        if len(self._channels) >= self._limits.channels:
-            raise JoinError("ChannelRateLimitReached: Too many channels")
-        # Each is answered with its id. A few too many are told apart later; very many are not even looked at.
-        if len(payload.entries) > (most := _MANY * self._limits.bindings):
-            raise JoinError(f"UnknownErrorOnChannel: a join may have {most} `postgres_changes`")
-        kept = sum(channel.size for channel in self._channels.values())
-        if kept + payload.size > self._limits.entries_size:
-            raise JoinError(
-                "UnknownErrorOnChannel: the `postgres_changes` of all channels of a connection may have "
-                f"{self._limits.entries_size} bytes"
-            )
-        return payload
+    def _refuse(self, message: ClientMessage, reason: str) -> list[Want]:
+        refusal = reply(message.topic, message.ref, _join_ref(message), "error", {"reason": reason})
+        return [Send(refusal, self._limits.refusal_delay)]
 
-    def _authorize(self, message: ClientMessage, payload: JoinPayload, token: str, now: float) -> Claims:
-        claims = self._claims(token, now)
-        if payload.private:
-            name = message.topic.removeprefix(PREFIX)
-            raise JoinError(
-                f"Unauthorized: You do not have permissions to read from this Channel topic: {name}"
-            )
-        if payload.broadcast.replay is not None:
-            raise JoinError("UnableToReplayMessages: Replay is not allowed for public channels")
-        return claims
+    def _answer(
+        self,
+        message: ClientMessage,
+        payload: JoinPayload,
+        token: str,
+        claims: Claims,
+        answer: Allowed | ChannelUnavailable | None,
+    ) -> tuple[list[Want], float]:
+        """Open a channel, or refuse it; and how late that is answered. ``answer`` is a private one's."""
+        name = message.topic.removeprefix(PREFIX)
+        if isinstance(answer, ChannelUnavailable):
+            reason = answer.reason
+        elif answer and not self._channels and self._seats.full:
+            # Another connection took the last one while the policies were asked.
+            reason = NO_SEAT
+        elif answer is not None and not (
+            answer.broadcast if payload.broadcast.replay is not None else answer
+        ):
+            reason = f"Unauthorized: {_UNREADABLE}: {name}"
+        elif payload.broadcast.replay is not None:
+            reason = f"UnableToReplayMessages: {_no_replay(payload.broadcast.replay, answer)}"
+        else:
+            return self._open(message, payload, token, claims, answer), 0.0
+        return self._refuse(message, reason), self._limits.refusal_delay
 
     def _open(
-        self, message: ClientMessage, join_ref: Ref, payload: JoinPayload, token: str, claims: Claims
+        self,
+        message: ClientMessage,
+        payload: JoinPayload,
+        token: str,
+        claims: Claims,
+        readable: Allowed | None,
     ) -> list[Want]:
-        bindings, errors = self._bindings(payload)
+        bindings, errors = usable_bindings(payload, self._limits)
         self._next_key += 1
         channel = Channel(
-            self._next_key, message.topic, join_ref, claims, token, bindings, payload.size, payload.legacy
+            self._next_key,
+            message.topic,
+            _join_ref(message),
+            claims,
+            token,
+            bindings,
+            payload.size,
+            payload.legacy,
+            readable,
+            payload.presence.enabled,
         )
         if not self._channels:
             self._seats.take()
         self._channels[message.topic] = channel
         self._empty_since = None
         echo = [_echo(entry) for entry in payload.entries]
-        answer = reply(message.topic, message.ref, join_ref, "ok", {_CHANGES: echo})
+        answer = reply(message.topic, message.ref, channel.join_ref, "ok", {_CHANGES: echo})
         wants: list[Want] = [Send(answer)]
         wants += [Send(channel.system("error", error, _CHANGES)) for error in errors]
         return wants + self._attach(channel)
-
-    def _bindings(self, payload: JoinPayload) -> tuple[list[Binding], list[str]]:
-        bindings, errors = [], []
-        for entry in payload.entries[: self._limits.bindings]:
-            try:
-                bindings.append(parse_binding(entry))
-            except BindingError as error:
-                errors.append(str(error))
-        if (over := len(payload.entries) - self._limits.bindings) > 0:
-            errors.append(
-                f"Too many postgres_changes in one join: {over} beyond the {self._limits.bindings} allowed "
-                "are not subscribed. Use another channel for them."
-            )
-        return bindings, errors
 
     def _attach(self, channel: Channel) -> list[Want]:
         if not channel.bindings:
@@ -291,7 +285,8 @@ class Connection:
 
     # Tokens
 
-    def _refresh(self, channel: Channel, payload: Any, now: float) -> list[Want]:
+    def _refresh(self, channel: Channel, message: ClientMessage, now: float) -> list[Want]:
+        payload = message.payload
         token = usable_token(payload.get("access_token")) if isinstance(payload, dict) else None
         if token is None or token == channel.token:
             return []
@@ -299,7 +294,25 @@ class Connection:
             claims = self._claims(token, now)
         except TokenError as error:
             return self._shut(channel, error.text, now)
+        if channel.readable is not None:
+            self._asked = _Asked(message, token, claims, key=channel.key)
+            return [Authorize(channel.name, claims, channel.presence)]
         channel.claims, channel.token = claims, token
+        return self._attach(channel)
+
+    def _reread(self, asked: _Asked, answer: Allowed | ChannelUnavailable, now: float) -> list[Want]:
+        """A private channel has a new token: it ends if that takes a right away that the old one gave."""
+        channel = self._by_key(asked.key)
+        if channel is None or channel.readable is None:
+            return []
+        if isinstance(answer, ChannelUnavailable):
+            return self._shut(channel, answer.text, now)
+        if not answer:
+            return self._shut(channel, f"{_UNREADABLE}: {channel.name}", now)
+        had = channel.readable
+        if (had.broadcast and not answer.broadcast) or (had.presence and not answer.presence):
+            return self._shut(channel, f"{_UNREADABLE_NOW}: {channel.name}", now)
+        channel.claims, channel.token, channel.readable = asked.claims, asked.token, answer
         return self._attach(channel)
 
     def _claims(self, token: str, now: float) -> Claims:
@@ -322,13 +335,23 @@ class Connection:
             self._empty_since = now
         return [Detach(channel.key)] if channel.bindings else []
 
-    def _by_key(self, key: int) -> Channel | None:
+    def _by_key(self, key: int | None) -> Channel | None:
         return next((channel for channel in self._channels.values() if channel.key == key), None)
 
     def _heartbeat(self, message: ClientMessage, position: str | None) -> Send:
         hears = any(channel.attached for channel in self._channels.values())
         response = {"position": position} if hears and position is not None else {}
         return Send(reply(message.topic, message.ref, None, "ok", response))
+
+
+def _join_ref(message: ClientMessage) -> Ref:
+    return message.join_ref if message.join_ref is not None else message.ref
+
+
+def _no_replay(replay: Replay, readable: Allowed | None) -> str:
+    if readable is None:
+        return "Replay is not allowed for public channels"
+    return "Replay params are not valid" if replay.since is None else "Realtime was unable to replay messages"
 
 
 def _echo(entry: dict[str, Any]) -> dict[str, Any]:

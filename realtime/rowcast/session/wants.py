@@ -33,6 +33,19 @@ class Attach:
 
 
 @dataclass(frozen=True, slots=True)
+class Authorize:
+    """Ask what a private channel allows, and report by ``Connection.authorized``: the last thing wanted.
+
+    Nothing more is received before that: what a client says is heard in order. Without ``presence`` only
+    broadcasts are asked about.
+    """
+
+    name: str
+    claims: Claims
+    presence: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Detach:
     """Unsubscribe a channel."""
 
@@ -48,4 +61,4 @@ class Close:
     delay: float = 0.0
 
 
-Want = Send | Attach | Detach | Close
+Want = Send | Attach | Authorize | Detach | Close

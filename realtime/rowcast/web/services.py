@@ -3,11 +3,20 @@
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from rowcast.hub.feed import Feed
+from rowcast.model.allowed import Allowed, ChannelRequest
 from rowcast.model.rates import RateWindow
 from rowcast.model.seats import Seats
-from rowcast.session.connection import Limits, Verify
+from rowcast.session.admission import Limits
+from rowcast.session.connection import Verify
+
+
+class Channels(Protocol):
+    """What private channels allow: what ``auth.channels`` tells."""
+
+    async def may_read(self, request: ChannelRequest, *, presence: bool) -> Allowed: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +28,7 @@ class Services:
     """
 
     feed: Feed
+    channels: Channels
     verify: Verify
     limits: Limits
     lane_limit: int

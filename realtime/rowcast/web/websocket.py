@@ -1,6 +1,7 @@
 """The WebSocket endpoint: the handshake, the loop that receives, and what a conversation wants done.
 
-The loop never waits for anything but the next frame: what takes time runs beside it.
+The loop waits for the next frame, and for what a private channel allows: what a client says is heard in
+order. All else that takes time runs beside it.
 """
 
 import asyncio
@@ -15,17 +16,21 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from rowcast.hub.feed import Subscriber
 from rowcast.hub.lanes import Lane
+from rowcast.model.allowed import Allowed, ChannelRequest, ChannelUnavailable
 from rowcast.model.claims import TokenError
 from rowcast.protocol.codec import decode_binary, decode_text, encode
 from rowcast.protocol.frames import text_frame
 from rowcast.protocol.messages import MalformedMessage, ServerMessage, Version
-from rowcast.session.connection import TOO_MANY_JOINS, TOO_MANY_USERS, Connection
-from rowcast.session.wants import Attach, Close, Detach, Send, Want
+from rowcast.session.admission import TOO_MANY_JOINS, TOO_MANY_USERS
+from rowcast.session.connection import Connection
+from rowcast.session.wants import Attach, Authorize, Close, Detach, Send, Want
 from rowcast.web.fallback import AsgiSink
 from rowcast.web.services import Services
 
 FAST_LANE = "rowcast.fastlane"
 _POLICY = 1008
+#: The client's headers that policies of private channels may look at begin so.
+_POLICY_HEADERS = "x-"
 _TOO_BIG = 1009
 #: uvloop counts in milliseconds, and calls at once what is due within half of one.
 _SHORTEST_TIMER = 0.001
@@ -119,6 +124,10 @@ class _Conversation:
         self._delayed = 0
         self._tick: asyncio.TimerHandle | None = None
         self._tick_at = 0.0
+        self._question: Authorize | None = None
+        self._headers = {
+            name: value for name, value in websocket.headers.items() if name.startswith(_POLICY_HEADERS)
+        }
 
     async def run(self) -> None:
         """Receive until the client is gone."""
@@ -129,6 +138,8 @@ class _Conversation:
                 if event["type"] == "websocket.disconnect":
                     return
                 self._take(event.get("text"), event.get("bytes"))
+                while self._question is not None:
+                    await self._authorize(self._question)
         except WebSocketDisconnect:
             return
         finally:
@@ -171,6 +182,8 @@ class _Conversation:
                     self._send_later(delay, self._frame(message))
                 case Attach():
                     self._attach(want)
+                case Authorize():
+                    self._question = want
                 case Detach(channel):
                     self._detach(channel)
                 case Close(code, reason, 0.0):
@@ -235,6 +248,17 @@ class _Conversation:
         self._do(
             self._session.attached(want.channel, want.attempt, result.refused, result.ok, result.position)
         )
+
+    async def _authorize(self, question: Authorize) -> None:
+        self._question = None
+        request = ChannelRequest(question.name, question.claims, self._headers)
+        answer: Allowed | ChannelUnavailable
+        try:
+            answer = await self._services.channels.may_read(request, presence=question.presence)
+        except ChannelUnavailable as error:
+            answer = error
+        self._do(self._session.authorized(answer, self._services.clock()))
+        self._arm()
 
     def _detach(self, channel: int) -> None:
         subscription = self._subscriptions.pop(channel, None)
