@@ -68,6 +68,11 @@ class Driven:
         await self.tell("subscribe", channel=channel, bindings=list(bindings))
         await self.ready(channel)
 
+    async def use(self, token: str) -> None:
+        """Have the client use a token from now on."""
+        await self.tell("token", token=token)
+        await self.event("token")
+
     async def ready(self, channel: str) -> None:
         """Wait for the ``system`` message that follows a join, a repeated one too."""
         await self.event("system", channel=channel, payload={"status": "ok", "extension": "postgres_changes"})

@@ -1,5 +1,6 @@
 // The official JavaScript client, driven by JSON lines: commands on stdin, what the client saw on stdout.
-// Commands: connect {package, url, key, vsn}, subscribe {channel, bindings}, unsubscribe {channel}, close.
+// Commands: connect {package, url, key, vsn}, token {token}, subscribe {channel, bindings, private},
+// unsubscribe {channel}, close.
 // A binding's filter may be a list of calls of the client's filter builder: [["eq", "id", 1]].
 import { createInterface } from "node:readline";
 
@@ -26,8 +27,13 @@ const commands = {
     say("connected");
   },
 
-  subscribe({ channel: name, bindings }) {
-    const channel = client.channel(name);
+  async token({ token }) {
+    await client.realtime.setAuth(token);
+    say("token");
+  },
+
+  subscribe({ channel: name, bindings, private: isPrivate = false }) {
+    const channel = client.channel(name, { config: { private: isPrivate } });
     channels.set(name, channel);
     for (const [index, binding] of bindings.entries()) {
       const heard = (payload) => say("change", { channel: name, binding: index, payload });

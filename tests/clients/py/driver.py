@@ -1,7 +1,8 @@
 """The official Python client, driven by JSON lines: commands on stdin, what the client saw on stdout.
 
-Commands: connect {url, key}, subscribe {channel, bindings}, unsubscribe {channel}, close. It runs with the
-Python of the clients' own virtual environment; the types of that package are not ours to check.
+Commands: connect {url, key}, token {token}, subscribe {channel, bindings, private}, unsubscribe {channel},
+close. It runs with the Python of the clients' own virtual environment; the types of that package are not ours
+to check.
 """
 
 import asyncio
@@ -43,8 +44,17 @@ class Driver:
         )
         say("connected")
 
-    async def subscribe(self, channel: str, bindings: list[dict[str, Any]]) -> None:
-        made = self.channels[channel] = self.client.channel(channel)
+    async def token(self, token: str) -> None:
+        await self.client.set_auth(token)
+        say("token")
+
+    async def subscribe(self, channel: str, bindings: list[dict[str, Any]], private: bool = False) -> None:
+        config = {
+            "broadcast": {"ack": False, "self": False},
+            "presence": {"enabled": False, "key": ""},
+            "private": private,
+        }
+        made = self.channels[channel] = self.client.channel(channel, {"config": config} if private else None)
         for index, binding in enumerate(bindings):
             made.on_postgres_changes(callback=report("change", channel=channel, binding=index), **binding)
         made.on_system(report("system", channel=channel))
