@@ -12,15 +12,16 @@ RUN pip wheel --no-cache-dir --no-deps --no-build-isolation -w /wheels . ./sdk \
  && /opt/rowcast/bin/pip install --no-cache-dir -c requirements/run.txt /wheels/*.whl
 
 FROM python:3.13-slim
-RUN useradd --system --no-create-home --shell /usr/sbin/nologin rowcast
+RUN useradd --system --uid 10001 --no-create-home --shell /usr/sbin/nologin rowcast
 COPY --from=build /opt/rowcast /opt/rowcast
 ENV PATH=/opt/rowcast/bin:$PATH PYTHONUNBUFFERED=1
 # Nothing is kept here, and no .env file is found here.
 WORKDIR /tmp
-USER rowcast
+# By number, so that Kubernetes can tell that it is not root.
+USER 10001
 EXPOSE 4000
-HEALTHCHECK --interval=5s --timeout=3s --start-period=20s --retries=6 CMD ["python", "-c", \
-  "import os, urllib.request as r; r.urlopen('http://127.0.0.1:' + os.environ.get('PORT', '4000') + '/readyz', timeout=2)"]
+HEALTHCHECK --interval=5s --timeout=3s --start-period=20s --retries=6 CMD ["python", "-c", "import os, urllib.request as r; \
+  r.build_opener(r.ProxyHandler({})).open('http://127.0.0.1:' + os.environ.get('PORT', '4000') + '/readyz', timeout=2)"]
 STOPSIGNAL SIGTERM
 ENTRYPOINT ["rowcast"]
 CMD ["serve"]
