@@ -1,7 +1,9 @@
 -- Roles, schemas, the outbox and what the readers keep beside it.
--- Runs once, in one transaction, by whoever migrates; needs CREATE on the database, and CREATEROLE for the roles.
+-- Runs once, in one transaction, by whoever migrates; needs CREATE on the database.
+-- Replaces: 072564c032927bd1755404fc10908ed5eb836f857eba50cf72c7b99c84cb164d
 
--- Roles belong to the cluster and may be there already, or be made by another migration at this moment.
+-- Roles belong to the cluster and may be there already, or be made by another migration at this moment. What may not be
+-- made here is made, or said, later: functions/rights.sql.
 do $$
 declare
   wanted record;
@@ -19,17 +21,20 @@ begin
       begin
         execute format('create role %I %s', wanted.name, wanted.options);
       exception
-        when duplicate_object or unique_violation then null;
-        when insufficient_privilege then
-          raise warning 'the role % is missing and may not be made by %: run CREATE ROLE % % as an administrator',
-            wanted.name, current_user, wanted.name, wanted.options;
+        when duplicate_object or unique_violation or insufficient_privilege then null;
       end;
     end if;
   end loop;
 end $$;
 
-create schema if not exists realtime;
-comment on schema realtime is 'What SQL calls: broadcasts from the database, and the policies of private channels';
+do $$
+begin
+  -- Another party's schema stays as it is.
+  if not exists (select from pg_catalog.pg_namespace where nspname = 'realtime') then
+    create schema realtime;
+    comment on schema realtime is 'What SQL calls: broadcasts from the database, and the policies of private channels';
+  end if;
+end $$;
 
 -- Every captured row change, written by triggers in the writer's own transaction.
 --   xid       the top-level transaction
@@ -150,25 +155,4 @@ begin
       nullif(current_setting('request.jwt.claims', true), '')::jsonb ->> 'role'
     )
   $f$;
-end $$;
-
--- Grants to roles that may be missing where they could not be made.
-do $$
-declare
-  role_name text;
-begin
-  for role_name in
-    select rolname from pg_catalog.pg_roles where rolname in ('anon', 'authenticated', 'service_role')
-  loop
-    execute format('grant usage on schema realtime to %I', role_name);
-    if pg_catalog.has_schema_privilege('auth', 'usage with grant option') then
-      execute format('grant usage on schema auth to %I', role_name);
-    end if;
-  end loop;
-  if exists (select from pg_catalog.pg_roles where rolname = 'rowcast_capture') then
-    grant usage on schema rowcast to rowcast_capture;
-    grant insert on rowcast.outbox_0, rowcast.outbox_1, rowcast.outbox_2 to rowcast_capture;
-    grant usage on sequence rowcast.seq to rowcast_capture;
-    grant select on sequence rowcast.current_outbox, rowcast.asleep_until, rowcast.lease_until to rowcast_capture;
-  end if;
 end $$;

@@ -3,7 +3,7 @@
 -- Another server's, or the user's own, stays as it is.
 do $$
 begin
-  if to_regclass('realtime.messages') is null then
+  if to_regclass('realtime.messages') is null and has_schema_privilege('realtime', 'create') then
     -- Times are UTC, whatever the session's time zone is.
     create table realtime.messages (
       topic text not null,

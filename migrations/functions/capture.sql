@@ -134,31 +134,50 @@ begin
         from generate_series(0, 2) as n
       ));
   end loop;
-
-  if exists (select from pg_roles where rolname = 'rowcast_capture') then
-    begin
-      -- An owner needs CREATE on the schema at the moment it becomes one.
-      grant create on schema rowcast to rowcast_capture;
-      for source in
-        select p.oid::regprocedure as signature from pg_proc as p
-        where p.pronamespace = 'rowcast'::regnamespace and (p.proname like 'capture\_%' or p.proname = 'draw_order')
-      loop
-        execute format('alter function %s owner to rowcast_capture', source.signature);
-      end loop;
-      revoke create on schema rowcast from rowcast_capture;
-    exception when insufficient_privilege then
-      -- Without membership of the role the functions stay the migrating role's own.
-      raise notice 'the capture functions keep running as %', current_user;
-    end;
-  end if;
 end $generate$;
 
-revoke all on all functions in schema rowcast from public;
--- Called inside the trigger functions, with their owner's rights.
-do $$
+-- The trigger functions that still belong to whoever made them, though rowcast_capture may have them: a role that
+-- inherits from it may replace and drop them afterwards.
+create or replace function rowcast.kept_functions() returns setof regprocedure
+language sql stable set search_path = pg_catalog, pg_temp as $$
+  select p.oid::regprocedure
+  from pg_proc as p join pg_roles as r on r.rolname = 'rowcast_capture'
+  where p.pronamespace = 'rowcast'::regnamespace and p.prosecdef and p.prorettype = 'trigger'::regtype
+    and p.proowner <> r.oid and pg_has_role(p.proowner, 'usage') and pg_has_role(r.oid, 'usage')
+    and pg_has_role(r.oid, case when current_setting('server_version_num')::int >= 160000 then 'set' else 'member' end)
+$$;
+
+-- What the bodies of the trigger functions need.
+create or replace function rowcast.equip_functions() returns void
+language plpgsql set search_path = pg_catalog, pg_temp as $$
 begin
-  if exists (select from pg_catalog.pg_roles where rolname = 'rowcast_capture') then
+  if exists (select from pg_roles where rolname = 'rowcast_capture') then
+    grant usage on schema rowcast to rowcast_capture;
+    grant insert on rowcast.outbox_0, rowcast.outbox_1, rowcast.outbox_2 to rowcast_capture;
+    grant usage on sequence rowcast.seq to rowcast_capture;
+    grant select on sequence rowcast.current_outbox, rowcast.asleep_until, rowcast.lease_until to rowcast_capture;
     grant execute on function rowcast.pin(text), rowcast.unpin(text[]), rowcast.drawn_order(text, text, int)
       to rowcast_capture;
   end if;
 end $$;
+
+-- Give the trigger functions to rowcast_capture where that may be done. Who makes another one calls this again.
+create or replace function rowcast.give_functions() returns void
+language plpgsql set search_path = pg_catalog, pg_temp as $$
+declare
+  given regprocedure;
+begin
+  if not exists (select from rowcast.kept_functions()) then
+    return;
+  end if;
+  perform rowcast.equip_functions();
+  -- An owner needs CREATE on the schema at the moment it becomes one.
+  grant create on schema rowcast to rowcast_capture;
+  for given in select * from rowcast.kept_functions() loop
+    execute format('alter function %s owner to rowcast_capture', given);
+  end loop;
+  revoke create on schema rowcast from rowcast_capture;
+end $$;
+
+revoke all on all functions in schema rowcast from public;
+select rowcast.equip_functions();

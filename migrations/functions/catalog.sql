@@ -12,6 +12,14 @@ begin
   end if;
 end $$;
 
+-- Whether all captured tables may be compared with the publication while somebody's DDL waits.
+create or replace function rowcast.few_tables() returns boolean
+language sql stable set search_path = pg_catalog, pg_temp as $$
+  select case when pg_relation_size('pg_class') > 4194304 then false
+              else (select count(*) <= 400 from rowcast.standing_triggers)
+                   and (select count(*) <= 100 from rowcast.publication_members(null)) end
+$$;
+
 -- Runs for whoever runs DDL, so it may never fail and never wait for long; the servers' timer does what is left.
 create or replace function rowcast.follow_ddl() returns event_trigger
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '50ms' as $$
@@ -40,6 +48,7 @@ begin
       from pg_event_trigger_ddl_commands() as d;
   end if;
   begin
+    whole := whole and rowcast.few_tables();
     if whole or touched is not null then
       for stale in select * from rowcast.stale_tables(case when not whole then touched end) loop
         perform rowcast.install(stale);
@@ -57,21 +66,36 @@ exception when others then
   null;
 end $$;
 
-revoke all on all functions in schema rowcast from public;
-
-do $$
+-- Make the two event triggers, or make them anew where they differ. Whoever runs DDL runs their function, a superuser
+-- perhaps: so only where a superuser owns it. Where an administrator made them (`rowcast migrate --print-admin-sql`)
+-- they run a function of the administrator's, which notifies and does nothing else.
+create or replace function rowcast.follow_catalog() returns void
+language plpgsql set search_path = pg_catalog, pg_temp as $$
+declare
+  tags constant text[] := array[
+    'CREATE TABLE', 'CREATE TABLE AS', 'SELECT INTO', 'ALTER TABLE', 'ALTER TYPE', 'ALTER SCHEMA',
+    'CREATE PUBLICATION', 'ALTER PUBLICATION', 'CREATE TRIGGER', 'ALTER TRIGGER', 'GRANT', 'REVOKE',
+    'CREATE POLICY', 'ALTER POLICY'];
 begin
+  if not (select r.rolsuper and o.rolsuper
+          from pg_roles as r, pg_proc as p join pg_roles as o on o.oid = p.proowner
+          where r.rolname = current_user and p.oid = 'rowcast.follow_ddl()'::regprocedure)
+     or 2 = (select count(*) from pg_event_trigger as e
+             where e.evtfoid = 'rowcast.follow_ddl()'::regprocedure and e.evtenabled = 'A'
+               and (e.evtname, e.evtevent)
+                 in (('rowcast_follow_ddl', 'ddl_command_end'), ('rowcast_follow_drop', 'sql_drop'))
+               and coalesce(e.evttags, tags) @> tags and coalesce(e.evttags, tags) <@ tags) then
+    return;
+  end if;
   set local client_min_messages = warning;
   drop event trigger if exists rowcast_follow_ddl;
   drop event trigger if exists rowcast_follow_drop;
-  create event trigger rowcast_follow_ddl on ddl_command_end
-    when tag in ('CREATE TABLE', 'CREATE TABLE AS', 'SELECT INTO', 'ALTER TABLE', 'ALTER TYPE', 'ALTER SCHEMA',
-                 'CREATE PUBLICATION', 'ALTER PUBLICATION', 'CREATE TRIGGER', 'ALTER TRIGGER', 'GRANT', 'REVOKE',
-                 'CREATE POLICY', 'ALTER POLICY')
-    execute function rowcast.follow_ddl();
+  execute format('create event trigger rowcast_follow_ddl on ddl_command_end when tag in (%s) '
+                 'execute function rowcast.follow_ddl()',
+                 (select string_agg(quote_literal(tag), ', ') from unnest(tags) as tag));
   create event trigger rowcast_follow_drop on sql_drop execute function rowcast.follow_ddl();
   alter event trigger rowcast_follow_ddl enable always;
   alter event trigger rowcast_follow_drop enable always;
-exception when insufficient_privilege then
-  raise notice 'event triggers need a superuser: DDL is followed by a timer';
 end $$;
+
+revoke all on all functions in schema rowcast from public;

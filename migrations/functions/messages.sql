@@ -3,7 +3,7 @@
 -- Functions that users call by these names: made where absent, never replaced.
 do $$
 begin
-  if to_regprocedure('realtime.topic()') is null then
+  if to_regprocedure('realtime.topic()') is null and has_schema_privilege('realtime', 'create') then
     create function realtime.topic() returns text language sql stable as $f$
       select nullif(current_setting('realtime.topic', true), '')
     $f$;

@@ -108,12 +108,16 @@ async def running(settings: Settings) -> AsyncIterator[Runtime]:
             pool.terminate()
 
 
+def _say(text: str) -> None:
+    log.warning("migrated_in_part", told=text)
+
+
 async def _migrate(settings: Settings) -> None:
     """Migrate, waiting for a database that is not there yet."""
     told = False
     while True:
         try:
-            done = await migrate(settings.direct_dsn)
+            done = await migrate(settings.direct_dsn, beside=True, say=_say)
         except REFUSED as error:
             if not told:
                 log.warning(

@@ -18,7 +18,7 @@ from rowcast.auth.tokens import sign
 from rowcast.capture.watching import Outcome, unwatch, watch
 from rowcast.db.address import place
 from rowcast.db.connection import REFUSED, connect
-from rowcast.db.migrations import migrate
+from rowcast.db.migrations import migrate, whats_missing
 from rowcast.errors import RowcastError, SettingsError
 from rowcast.settings import Settings, describe, load
 from rowcast.units import parse_duration
@@ -33,6 +33,10 @@ _out = Console(soft_wrap=True, highlight=False, width=None if sys.stdout.isatty(
 def _fail(text: str, code: int = 1) -> NoReturn:
     print(text, file=sys.stderr)
     raise typer.Exit(code)
+
+
+def _warn(text: str) -> None:
+    print(f"warning: {text}", file=sys.stderr)
 
 
 def _settings(**values: Any) -> Settings:
@@ -94,10 +98,17 @@ def migrate_(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show what would be run, and run nothing.")
     ] = False,
+    print_admin_sql: Annotated[
+        bool,
+        typer.Option("--print-admin-sql", help="Print what an administrator has to run, and run nothing."),
+    ] = False,
 ) -> None:
     """Bring the database to this version."""
     settings = _settings()
-    done = _run(migrate(settings.direct_dsn, dry_run=dry_run), settings)
+    if print_admin_sql:
+        print(_run(whats_missing(settings.direct_dsn), settings).admin_sql(), end="")
+        return
+    done = _run(migrate(settings.direct_dsn, dry_run=dry_run, say=_warn), settings)
     for name in done:
         print(f"{'would run' if dry_run else 'ran'} {name}")
     if not done:
@@ -129,7 +140,7 @@ def _each(names: list[str], action: Any, what: str) -> None:
     settings = _settings()
 
     async def work() -> None:
-        await migrate(settings.direct_dsn)
+        await migrate(settings.direct_dsn, beside=True)
         connection = await connect(settings.direct_dsn, purpose="command")
         try:
             for name in names:

@@ -6,21 +6,34 @@
 """
 
 import asyncio
-import hashlib
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import asyncpg
 
+from rowcast import __version__
+from rowcast.db import notes
 from rowcast.db.connection import ADVISORY_MIGRATE, connect
+from rowcast.db.ledger import Applied, Ledger, Script, plan
+from rowcast.db.rights import Missing, missing
 from rowcast.errors import MigrationError
 
 _NAME = re.compile(r"(\d{4})_(\w+)\.sql")
 # Later files use what earlier ones define.
-_FUNCTION_ORDER = ("capture", "relations", "publication", "triggers", "tables", "catalog", "retention", "messages")
+_FUNCTION_ORDER = (
+    "capture",
+    "relations",
+    "publication",
+    "triggers",
+    "tables",
+    "catalog",
+    "retention",
+    "messages",
+    "rights",
+)
 _RETRY_SECONDS = 0.1
+_SETTLE_TRIES = 10
 
 _LEDGER = """
 create schema if not exists rowcast;
@@ -29,20 +42,15 @@ create table if not exists rowcast.migrations (
   applied_at timestamptz not null default clock_timestamp());
 create table if not exists rowcast.functions (
   name text primary key, checksum text not null, applied_at timestamptz not null default clock_timestamp());
+alter table rowcast.migrations add column if not exists release text, add column if not exists beside text;
+alter table rowcast.functions add column if not exists release text;
 """
-
-
-@dataclass(frozen=True, slots=True)
-class Script:
-    """One SQL file. ``version`` is None for a repeatable one."""
-
-    version: int | None
-    name: str
-    sql: str
-
-    @property
-    def checksum(self) -> str:
-        return hashlib.sha256(self.sql.encode()).hexdigest()
+_LEDGER_STANDS = "select to_regclass('rowcast.notes') is not null"
+_OWNER = """
+select r.rolname as name, r.rolsuper as superuser, pg_has_role(r.oid, 'usage') as mine,
+       (select rolsuper from pg_roles where rolname = current_user) as by_superuser
+from pg_namespace as n join pg_roles as r on r.oid = n.nspowner where n.nspname = 'rowcast'
+"""
 
 
 def folder() -> Path:
@@ -63,96 +71,147 @@ def scripts(place: Path | None = None) -> tuple[list[Script], list[Script]]:
         if (match := _NAME.fullmatch(path.name))
     ]
     found = {path.stem: path for path in (place / "functions").glob("*.sql")}
-    order = [*_FUNCTION_ORDER, *sorted(set(found) - set(_FUNCTION_ORDER))]
-    return versioned, [Script(None, name, found[name].read_text()) for name in order if name in found]
+    order_ = [*_FUNCTION_ORDER, *sorted(set(found) - set(_FUNCTION_ORDER))]
+    return versioned, [Script(None, name, found[name].read_text()) for name in order_ if name in found]
 
 
 async def migrate(
     dsn: str,
     *,
     dry_run: bool = False,
+    beside: bool = False,
     timeout: float = 120.0,
     place: Path | None = None,
-    on_notice: Callable[[str], None] | None = None,
+    release: str = __version__,
+    say: Callable[[str], None] = lambda text: None,
 ) -> list[str]:
     """Bring the database at ``dsn`` to this version, and return the names of what was run (or would be).
 
-    Raises MigrationError when the ledger is newer than the code or a file that has run was edited.
+    ``say`` is called with what the user should know, a line each: what is missing here and cannot be made. A
+    database that a newer release migrated is left as it is, which is an error unless ``beside``.
+
+    Raises MigrationError when the ledger is newer than the code or a file that has run was edited, and when
+    the schema belongs to somebody else.
     """
     async with asyncio.timeout(timeout):
         connection = await connect(dsn, purpose="migrate", patience=None)
         try:
-            if on_notice is not None:
-                connection.add_log_listener(lambda _, message: on_notice(str(message)))
-            return await _run(connection, scripts(place), dry_run)
+            await lock(connection)
+            await check_owner(connection)
+            if not dry_run:
+                await _begin(connection)
+            planned = plan(*scripts(place), await _ledger(connection), release)
+            if planned.older is not None:
+                if not beside:
+                    raise MigrationError(f"{planned.older} Migrate with a release at least as new.")
+                say(planned.older)
+                return []
+            if not dry_run:
+                await _run(connection, planned.scripts, release)
+                await _settle(connection)
+                if (sentence := (await missing(connection)).sentence()) is not None:
+                    say(sentence)
+            return [_label(script) for script in planned.scripts]
         finally:
             await connection.close()
 
 
-async def _run(
-    connection: asyncpg.Connection, files: tuple[Sequence[Script], Sequence[Script]], dry_run: bool
-) -> list[str]:
-    versioned, repeatable = files
+async def whats_missing(dsn: str, timeout: float = 30.0) -> Missing:
+    """What an administrator would have to make in the database at ``dsn``, for the role of that address."""
+    async with asyncio.timeout(timeout):
+        connection = await connect(dsn, purpose="migrate")
+        try:
+            return await missing(connection)
+        finally:
+            await connection.close()
+
+
+async def lock(connection: asyncpg.Connection) -> None:
+    """Be the only one who migrates this database, until the connection ends."""
     # Trying, not waiting: a statement that waits for a lock holds a snapshot, and with it vacuum.
     while not await connection.fetchval("select pg_try_advisory_lock($1)", ADVISORY_MIGRATE):  # noqa: ASYNC110
         await asyncio.sleep(_RETRY_SECONDS)
-    if dry_run:
-        exists = await connection.fetchval("select to_regclass('rowcast.migrations') is not null")
-        done, current = await _ledger(connection) if exists else ({}, {})
-        pending, changed = _pending(versioned, done), _changed(repeatable, current)
-        return [_label(script) for script in [*pending, *(repeatable if changed else [])]]
-    await connection.execute(_LEDGER)
-    done, current = await _ledger(connection)
-    pending, changed = _pending(versioned, done), _changed(repeatable, current)
-    for script in pending:
+
+
+async def check_owner(connection: asyncpg.Connection) -> None:
+    """Raise MigrationError unless the schema, if there is one, is the current role's to change."""
+    owner = await connection.fetchrow(_OWNER)
+    if owner is None:
+        return
+    if owner["by_superuser"] and not owner["superuser"]:
+        # Its owner could have put anything into what a superuser runs here.
+        raise MigrationError(
+            f"The schema rowcast belongs to {owner['name']}, who is no superuser: run this as that role, and "
+            "what `rowcast migrate --print-admin-sql` prints for it as a superuser."
+        )
+    if not owner["mine"]:
+        raise MigrationError(f"The schema rowcast belongs to {owner['name']}: run this as {owner['name']}.")
+
+
+async def _begin(connection: asyncpg.Connection) -> None:
+    """Have a ledger, and note how everything outside our schema is found."""
+    async with connection.transaction():
+        if not await connection.fetchval(_LEDGER_STANDS):
+            await connection.execute(_LEDGER + notes.TABLE)
+        await notes.look(connection)
+
+
+async def _run(connection: asyncpg.Connection, planned: Sequence[Script], release: str) -> None:
+    for script in planned:
+        if script.version is None:
+            continue
         async with connection.transaction():
             await connection.execute(script.sql)
             await connection.execute(
-                "insert into rowcast.migrations (version, name, checksum) values ($1, $2, $3)",
+                "insert into rowcast.migrations (version, name, checksum, release, beside)"
+                " values ($1, $2, $3, $4, $5)",
                 script.version,
                 script.name,
                 script.checksum,
+                release,
+                script.beside or release,
             )
-    # Views and functions depend on each other: when one differs, all are run.
-    if changed:
-        async with connection.transaction():
-            for script in repeatable:
-                await connection.execute(script.sql)
-                await connection.execute(
-                    "insert into rowcast.functions (name, checksum) values ($1, $2) on conflict (name)"
-                    " do update set checksum = excluded.checksum, applied_at = clock_timestamp()",
-                    script.name,
-                    script.checksum,
-                )
-    return [_label(script) for script in [*pending, *(repeatable if changed else [])]]
-
-
-async def _ledger(connection: asyncpg.Connection) -> tuple[dict[int, str], dict[str, str]]:
-    done = await connection.fetch("select version, checksum from rowcast.migrations")
-    current = await connection.fetch("select name, checksum from rowcast.functions")
-    return {row["version"]: row["checksum"] for row in done}, {
-        row["name"]: row["checksum"] for row in current
-    }
-
-
-def _pending(versioned: Sequence[Script], done: dict[int, str]) -> list[Script]:
-    known = {script.version: script for script in versioned}
-    if newer := sorted(set(done) - set(known)):
-        raise MigrationError(
-            f"The database has migration {newer[-1]}, which this version of Rowcast does not know. "
-            "Run a Rowcast at least as new as the one that migrated it."
-        )
-    for version, checksum in done.items():
-        if known[version].checksum != checksum:
-            raise MigrationError(
-                f"Migration {version} was edited after it ran. Put the file back as it was, "
-                "and make the change in a new migration."
+    async with connection.transaction():
+        for script in planned:
+            if script.version is not None:
+                continue
+            await connection.execute(script.sql)
+            await connection.execute(
+                "insert into rowcast.functions (name, checksum, release) values ($1, $2, $3)"
+                " on conflict (name) do update set checksum = excluded.checksum, release = excluded.release,"
+                " applied_at = clock_timestamp()",
+                script.name,
+                script.checksum,
+                release,
             )
-    return [script for script in versioned if script.version not in done]
 
 
-def _changed(repeatable: Sequence[Script], current: dict[str, str]) -> bool:
-    return any(current.get(script.name) != script.checksum for script in repeatable)
+async def _settle(connection: asyncpg.Connection) -> None:
+    for left in reversed(range(_SETTLE_TRIES)):
+        try:
+            await connection.execute("select rowcast.settle()")
+            return
+        except (asyncpg.InternalServerError, asyncpg.DeadlockDetectedError, asyncpg.UndefinedObjectError):
+            # Roles are the cluster's: another database changed the same one at this moment.
+            if not left:
+                raise
+            await asyncio.sleep(_RETRY_SECONDS)
+
+
+async def _ledger(connection: asyncpg.Connection) -> Ledger:
+    if not await connection.fetchval(_LEDGER_STANDS):
+        return Ledger()
+    done = await connection.fetch("select * from rowcast.migrations")
+    functions = await connection.fetch("select * from rowcast.functions")
+    return Ledger(
+        {
+            row["version"]: Applied(
+                row["checksum"], row["release"] or "", row["beside"] or row["release"] or ""
+            )
+            for row in done
+        },
+        {row["name"]: Applied(row["checksum"], row["release"] or "", "") for row in functions},
+    )
 
 
 def _label(script: Script) -> str:
