@@ -20,6 +20,7 @@ from websockets.asyncio.client import connect
 from rowcast.model.seats import Seats
 from rowcast.protocol.messages import Version
 from rowcast.serving.server import bound_port
+from support import databases
 from support.frames import Client, both, opened, refusal, slow_down
 from support.server import Server
 from support.serving import PATIENCE, Running, running, serving
@@ -107,7 +108,11 @@ async def test_a_new_secret_takes_a_restart_that_closes_with_1012_and_lets_its_o
 async def test_where_all_channels_have_to_be_private_a_public_one_is_refused(
     todos: str, serve: Serve, version: Version
 ) -> None:
-    """Case 27. A private one is refused, too, as private channels are not offered."""
+    """Case 27."""
+    databases.execute(
+        todos,
+        "create policy room on realtime.messages for select to anon using (realtime.topic() = 'room')",
+    )
     server = await serve(todos, ROWCAST_PRIVATE_ONLY="true")
     async with reached(server, version) as client:
         publics: list[Any] = [{"config": {}}, {"config": {"private": "false"}}, CHANGES, {}]
@@ -115,10 +120,11 @@ async def test_where_all_channels_have_to_be_private_a_public_one_is_refused(
             await client.is_refused(
                 "realtime:room", payload, "PrivateOnly: This project only allows private channels"
             )
+        await client.join("realtime:room", {"config": {"private": True}})
         await client.is_refused(
-            "realtime:room",
+            "realtime:other",
             {"config": {"private": True}},
-            "Unauthorized: You do not have permissions to read from this Channel topic: room",
+            "Unauthorized: You do not have permissions to read from this Channel topic: other",
         )
         await client.hears_nothing()
 
