@@ -38,6 +38,12 @@ def test_a_text_that_is_no_utf_8_and_a_close_frame_in_one_read_are_no_error() ->
     fuzz_sockets(b"\0" + b"\x81\x81\0\0\0\0\xff" + b"\x88\x80\0\0\0\0")
 
 
+def test_a_client_that_sends_no_utf_8_and_a_close_frame_and_does_not_read_is_not_waited_for() -> None:
+    # In pieces of 31 bytes, and the last piece of five; from the next step on it does not read.
+    stream = REQUEST + b"\x81\x81\0\0\0\0\xff" + b"\x88\x80\0\0\0\0"
+    fuzz_sockets(b"\x08" + b"\x1e" * 6 + b"\x04\x9e" + stream)
+
+
 @pytest.mark.parametrize(
     "frame",
     [b"\x0a\0", b"\x81\x02[]", b"\x89\x80\0\0\0\0"],

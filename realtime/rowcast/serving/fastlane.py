@@ -87,6 +87,7 @@ class FastLane(WebSocketsSansIOProtocol):
             # It closes for what is no UTF-8, also when the client has closed already.
             self._end_lane()
             self.transport.close()
+            self._bound_closing()
         if not self.handshake_initiated and self.conn.handshake_exc is not None and not self.close_sent:
             # The library would neither answer nor close.
             self.close_sent = self.handshake_complete = True
