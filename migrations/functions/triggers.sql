@@ -71,7 +71,7 @@ declare
   wanted record;
 begin
   for wanted in
-    select * from rowcast.wanted_tables() as w where w.refusal is null and (given is null or w.relid = any (given))
+    select * from rowcast.wanted_of(given) as w where w.refusal is null
   loop
     if exists (
       select from rowcast.wanted_triggers(wanted.relid, wanted.ops, wanted.way, wanted.nests,
@@ -87,8 +87,49 @@ begin
   return query
     select distinct s.relid from rowcast.standing_triggers as s
     where (given is null or s.relid = any (given))
-      and not exists (select from rowcast.wanted_tables() as w where w.relid = s.relid and w.refusal is null);
+      and not exists (select from rowcast.wanted_of(given) as w where w.relid = s.relid and w.refusal is null);
 end $$;
+
+-- Index by index: there are no statistics of a catalog that has just grown.
+create or replace function rowcast.looks_of(of oid) returns text
+language sql stable set search_path = pg_catalog, pg_temp as $$
+  select concat_ws('/',
+    (select k.xmin from pg_class as k where k.oid = looks_of.of),
+    (select sum(hashint8extended(a.xmin::text::bigint, a.attnum)) from pg_attribute as a
+     where a.attrelid = looks_of.of and a.attnum > 0),
+    (select sum(hashint8extended(x.xmin::text::bigint, x.indexrelid::bigint)) from pg_index as x
+     where x.indrelid = looks_of.of),
+    (select sum(hashint8extended(g.xmin::text::bigint, g.oid::bigint)) from pg_trigger as g
+     where g.tgrelid = looks_of.of))
+$$;
+
+-- What each table's triggers follow from, as a number that differs once any of it does: who keeps it asks
+-- stale_tables about those alone whose number is another one. Every table that is to be captured, or is.
+create or replace function rowcast.looks() returns table (relid oid, looks bigint)
+language sql stable set search_path = pg_catalog, pg_temp as $$
+  with wanted as materialized (
+    select * from rowcast.wanted_tables()
+  ), shared as materialized (
+    -- Types, casts, names and memberships are not told apart by table.
+    select concat_ws('/',
+      (select sum(hashint8extended(y.xmin::text::bigint, y.oid::bigint)) from pg_type as y
+       where y.typrelid = 0 and y.typelem = 0),
+      (select sum(hashint8extended(a.xmin::text::bigint, a.attnum)) from pg_class as k
+       join pg_attribute as a on a.attrelid = k.oid where k.relkind = 'c'),
+      (select sum(hashint8extended(c.xmin::text::bigint, c.oid::bigint)) from pg_cast as c),
+      (select sum(hashint8extended(n.xmin::text::bigint, n.oid::bigint)) from pg_namespace as n
+       where n.nspname !~ '^pg_(toast_)?temp_'),
+      (select sum(hashint8extended(m.xmin::text::bigint, m.member::bigint)) from pg_auth_members as m),
+      (select sum(hashint8extended(p.xmin::text::bigint, p.oid::bigint)) from pg_proc as p
+       where p.pronamespace = 'rowcast'::regnamespace)) as text
+  )
+  select w.relid, hashtextextended(concat_ws('/', s.text, w.*::text, rowcast.looks_of(w.relid),
+                                   case when w.root <> w.relid then rowcast.looks_of(w.root) end), 0)
+  from wanted as w, shared as s
+  union all
+  select distinct t.relid, 0::bigint
+  from rowcast.standing_triggers as t where t.relid not in (select w.relid from wanted as w)
+$$;
 
 -- Bring the triggers of one table to what the publication wants. Takes SHARE ROW EXCLUSIVE on it: set lock_timeout
 -- before. Returns whether the table is captured afterwards.
@@ -100,7 +141,7 @@ declare
   names text[] := '{}';
 begin
   perform set_config('rowcast.installing', 'on', true);
-  select * into wanted from rowcast.wanted_tables() as w where w.relid = install.of and w.refusal is null;
+  select * into wanted from rowcast.wanted_of(array[install.of]) as w where w.refusal is null;
   if found then
     for part in
       select t.*, s.enabled, t.function_name is not distinct from s.function_name

@@ -37,6 +37,7 @@ from rowcast.model.position import encode_batch, encode_event
 _TEND_SECONDS: Final = 1.0
 _RECONCILE_SECONDS: Final = 10.0
 _RECONCILE_RETRY: Final = 0.25
+_RECONCILE_SHARE: Final = 50
 _OPS: Final = {"I": Op.INSERT, "U": Op.UPDATE, "D": Op.DELETE, "T": Op.TRUNCATE}
 _CATALOG_CHANGED: Final = "C"
 #: So many relations that nobody hears are left out of a read, at most: each read names them.
@@ -354,14 +355,19 @@ class Stream:
         connection = await connect(self._direct_dsn, purpose="keeper", patience=self._patience)
         try:
             due = 0.0
+            settled: dict[int, int] = {}
             while True:
                 if self._tables_changed.is_set() or time.monotonic() >= due:
                     self._tables_changed.clear()
                     self._rights.forget()
-                    done = await reconcile(connection)
+                    began = time.monotonic()
+                    done = await reconcile(connection, settled)
+                    took = time.monotonic() - began
                     self._parts.up("keeper")
                     await self._review.hold(connection)
-                    due = time.monotonic() + (_RECONCILE_SECONDS if done else _RECONCILE_RETRY)
+                    # What takes long in a database of very many tables is done less often.
+                    pause = max(_RECONCILE_SECONDS, _RECONCILE_SHARE * took) if done else _RECONCILE_RETRY
+                    due = time.monotonic() + pause
                 if self._waker.mode is not Mode.FOLLOWING:
                     await self._retention.tend(connection)
                     if (commit := self._retention.commit_seconds) is not None:

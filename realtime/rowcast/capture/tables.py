@@ -7,7 +7,6 @@ is tried again; never because a client joined.
 
 import asyncio
 import random
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import asyncpg
@@ -18,6 +17,8 @@ from rowcast.model.binding import WILDCARD
 
 _LOCK_TIMEOUT = "50ms"
 _RETRY_SECONDS = 0.05
+# Tables that one statement compares with their triggers: it takes a millisecond or two for each.
+_COMPARED = 100
 
 log = structlog.get_logger("rowcast.tables")
 
@@ -68,21 +69,29 @@ async def matching(connection: Session, schema: str = WILDCARD, table: str = WIL
     ]
 
 
-async def reconcile(connection: asyncpg.Connection) -> bool:
+async def reconcile(connection: asyncpg.Connection, settled: dict[int, int] | None = None) -> bool:
     """Install and remove triggers until they are what the publication wants, as far as locks allow.
 
     Returns whether all is done. Nodes take turns: one that finds another at work leaves it to that one.
+    ``settled`` is kept by the caller: what the tables looked like that needed nothing. Only those that look
+    different are compared with their triggers, since to compare ten thousand takes seconds.
     """
+    settled = {} if settled is None else settled
     if not await connection.fetchval("select pg_try_advisory_lock($1)", ADVISORY_TABLES):
         return False
     try:
-        stale: Sequence[int] = [
-            record["oid"]
-            for record in await connection.fetch("select * from rowcast.stale_tables() as t (oid)")
-        ]
+        looks: dict[int, int] = dict(await connection.fetch("select relid, looks from rowcast.looks()"))
+        changed = [oid for oid, look in looks.items() if settled.get(oid) != look]
+        settled.clear()
+        settled.update(looks)
+        for oid in changed:
+            del settled[oid]
         done = True
-        for oid in stale:
-            done = await _install(connection, oid) and done
+        for some in (changed[at : at + _COMPARED] for at in range(0, len(changed), _COMPARED)):
+            stale = {oid for (oid,) in await connection.fetch("select rowcast.stale_tables($1::oid[])", some)}
+            for oid in stale:
+                done = await _install(connection, oid) and done
+            settled.update({oid: looks[oid] for oid in some if oid not in stale})
         return done
     finally:
         if not connection.is_closed():
