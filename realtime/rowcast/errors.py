@@ -3,7 +3,8 @@
 RowcastError
 ├── SettingsError        the settings cannot be used
 ├── DatabaseError        the database cannot be used as it is
-│   └── MigrationError   the schema cannot be brought to this version
+│   ├── MigrationError   the schema cannot be brought to this version
+│   └── UninstallError   what was added cannot be taken out now
 ├── WatchError           a table cannot be captured
 └── in ``rowcast.dev``: AccountError, BinariesNotFoundError, PostgresError: no Postgres of our own can be had
 """
@@ -23,6 +24,10 @@ class DatabaseError(RowcastError):
 
 class MigrationError(DatabaseError):
     """The schema cannot be brought to this version."""
+
+
+class UninstallError(DatabaseError):
+    """What was added to the database cannot be taken out now."""
 
 
 class WatchError(RowcastError):

@@ -113,9 +113,11 @@ async def watch(connection: asyncpg.Connection, name: str, *, identity_full: boo
 
     async def publish() -> None:
         for one in dict.fromkeys([table["name"], *lacking]) if identity_full else ():
+            await connection.execute("select rowcast.note_identity($1::text::regclass)", one)
             await connection.execute(f"alter table {one} replica identity full")
         if not covered:
             await connection.execute(f"alter publication {_PUBLICATION} add table {table['name']}")
+            await connection.execute("select rowcast.note_published($1)", table["oid"])
         if refusal := await connection.fetchval(_REFUSAL, table["oid"]):
             raise WatchError(f"{table['name']} cannot be captured: {refusal}.")
 
@@ -132,6 +134,7 @@ async def unwatch(connection: asyncpg.Connection, name: str) -> Outcome:
     async def withdraw() -> None:
         if table["member"]:
             await connection.execute(f"alter publication {_PUBLICATION} drop table {table['name']}")
+            await connection.execute("select rowcast.forget_published($1)", table["oid"])
         if await connection.fetchval(_COVERED, table["oid"]):
             # The transaction is rolled back: nothing is half done.
             raise WatchError(

@@ -19,6 +19,7 @@ from rowcast.capture.watching import Outcome, unwatch, watch
 from rowcast.db.address import place
 from rowcast.db.connection import REFUSED, connect
 from rowcast.db.migrations import migrate, whats_missing
+from rowcast.db.uninstall import Removal, uninstall
 from rowcast.errors import RowcastError, SettingsError
 from rowcast.settings import Settings, describe, load
 from rowcast.units import parse_duration
@@ -113,6 +114,27 @@ def migrate_(
         print(f"{'would run' if dry_run else 'ran'} {name}")
     if not done:
         print("The database is up to date.")
+
+
+@app.command("uninstall")
+def uninstall_(
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Even while servers are connected.")] = False,
+) -> None:
+    """Take everything out of the database that Rowcast added, and nothing else."""
+    settings = _settings()
+    if not yes:
+        typer.confirm(f"Take Rowcast and all kept changes out of {place(settings.direct_dsn)}?", abort=True)
+    done: Removal | None = _run(uninstall(settings.direct_dsn, force=force), settings)
+    if done is None:
+        print("Rowcast is not in this database.")
+        return
+    for what in done.removed:
+        print(f"removed {what}")
+    for what in done.kept:
+        print(f"kept {what}")
+    if done.admin_sql:
+        print("-- What only an administrator may take out:", *done.admin_sql, sep="\n")
 
 
 @app.command("watch")
