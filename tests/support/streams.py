@@ -72,6 +72,7 @@ async def streaming(
     patience: float = 30.0,
     filter_timeout: float = 5.0,
     roles: tuple[str, ...] = (),
+    pooled: bool = False,
 ) -> AsyncIterator[Stream]:
     """A running stream of the database at ``dsn``."""
     pool = await create_pool(dsn, 5)
@@ -86,7 +87,7 @@ async def streaming(
         filter_timeout=filter_timeout,
     )
     async with asyncio.TaskGroup() as tasks:
-        running = tasks.create_task(stream.run())
+        running = tasks.create_task(stream.run(pooled=pooled))
         try:
             yield stream
         finally:

@@ -2,7 +2,8 @@
 
 NOTIFY only wakes; it carries no data. The session is never in a transaction for longer than a statement, and
 it is asked something every second, so that a dead TCP connection is noticed. The flag is set on this session
-alone: while a statement runs on it, the lock is held.
+alone: while a statement runs on it, the lock is held. Behind a pooler of transactions there is no such
+session: nothing is heard, no flag is ever raised, and the reader polls.
 """
 
 import asyncio
@@ -12,7 +13,7 @@ from typing import Final
 
 import asyncpg
 
-from rowcast.capture.waker import LEASE_SECONDS, RENEW_SECONDS, Mode, Waker
+from rowcast.capture.waker import LEASE_SECONDS, RENEW_SECONDS, WINDOW, Mode, Waker
 from rowcast.db.connection import ADVISORY_NODE, ADVISORY_WAKER, connect
 
 CHANNEL: Final = "rowcast"
@@ -87,6 +88,16 @@ class Listener:
             self._waker.disown()
             self._wake.set()
             connection.terminate()
+
+    async def poll(self) -> None:
+        """Listen to nothing, and keep the reader's pace, until cancelled."""
+        self._waker.sleeps = False
+        self._waker.own(time.monotonic())
+        self._wake.set()
+        self._on_ready()
+        while True:
+            self._waker.wants(time.monotonic())
+            await asyncio.sleep(WINDOW)
 
     def _heard(self, _: object, pid: int, channel: str, payload: object) -> None:
         if payload == CATALOG:

@@ -81,4 +81,21 @@ FLUSHED = "select pg_wal_lsn_diff(pg_current_wal_flush_lsn(), '0/0')::bigint"
 FLUSH = "select pg_logical_emit_message(true, 'rowcast', '')"
 
 HISTORY = "select rowcast.history()"
+# What the planner is told. It has no good statistics of tables that are filled and truncated all day.
+PLANNING = {
+    "jit": "off",
+    "enable_seqscan": "off",
+    "enable_bitmapscan": "off",
+    "synchronous_commit": "local",
+    "plan_cache_mode": "force_generic_plan",
+}
+
+
+def _settings(local: str) -> str:
+    return ", ".join(f"set_config('{name}', '{value}', {local})" for name, value in PLANNING.items())
+
+
+SET = f"select {_settings('false')}"
+# The same for one transaction, whose backend says with it which history it has.
+LENT = f"{HISTORY}, {_settings('true')}"
 SNAPSHOT = "select pg_current_snapshot()::text"

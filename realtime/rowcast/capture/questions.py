@@ -16,7 +16,7 @@ import asyncpg
 import structlog
 
 from rowcast.capture.filters import RoleUnavailable, answer
-from rowcast.db.connection import LOST, connect
+from rowcast.db.connection import LOST
 from rowcast.hub.sending import MayRead
 from rowcast.hub.subscriptions import Subscriptions
 from rowcast.model.change import Change, Relation
@@ -102,9 +102,9 @@ class Questions:
         turn, self._turn = self._turn, asyncio.Event()
         turn.set()
 
-    async def run(self, dsn: str, patience: float, on_ready: Callable[[], None]) -> None:
+    async def run(self, connecting: Awaitable[asyncpg.Connection], on_ready: Callable[[], None]) -> None:
         """Answer until the connection is lost; raises then. Call again to go on."""
-        connection = await connect(dsn, purpose="filters", patience=patience)
+        connection = await connecting
         try:
             on_ready()
             while True:

@@ -9,9 +9,14 @@ read; the next read returns every row whose transaction that snapshot does not s
 - A read from snapshot A is good if and only if xmin(A) is above the highest xid that was trimmed.
 
 The reader's place survives its connection: what was handed out is never read again, what was not always is.
+
+Through a pooler of transactions each one may meet another backend, and Postgres may have crashed or have been
+replaced in between, with the connection none the wiser. Each read is one transaction then, which asks for the
+history first and waits for the flush, or makes it by its own commit.
 """
 
 import asyncio
+import contextlib
 import hashlib
 from collections.abc import AsyncIterator, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -78,6 +83,7 @@ class Reader:
     def __init__(self, size: int = 1_000) -> None:
         self._size = size
         self._place: Position | None = None
+        self._pooled = False
         #: The snapshot of the last statement that read everything, handed out or not.
         self.seen: Snapshot | None = None
 
@@ -86,35 +92,59 @@ class Reader:
         """Up to where changes were handed out; None before the first ``open``."""
         return self._place
 
-    async def open(self, connection: asyncpg.Connection) -> None:
+    async def open(self, connection: asyncpg.Connection, *, pooled: bool = False) -> None:
         """Begin at this moment, or go on from the place that was kept.
+
+        ``pooled`` says that the connection's session is lent by the transaction.
 
         Raises HistoryLost, having begun anew, when the kept place belongs to another history of the database.
         """
-        # The planner has no good statistics of tables that are filled and truncated all day.
-        await connection.execute(
-            "set jit = off; set enable_seqscan = off; set enable_bitmapscan = off;"
-            "set synchronous_commit = local; set plan_cache_mode = force_generic_plan"
-        )
-        identity = str(await connection.fetchval(outbox.HISTORY))
-        epoch = hashlib.blake2b(identity.encode(), digest_size=EPOCH_BYTES).digest()
-        if self._place is None:
-            await self._begin(connection, epoch)
-        elif self._place.epoch != epoch:
-            await self._begin(connection, epoch)
-            raise HistoryLost("the database has another history than before")
+        self._pooled = pooled
+        if not pooled:
+            await connection.execute(outbox.SET)
+        kept, snapshot = self._place, None
+        async with self._transaction(connection):
+            epoch = await self._epoch(connection)
+            if kept is None or kept.epoch != epoch:
+                snapshot = await self._present(connection)
+        if snapshot is not None:
+            self._begin(epoch, snapshot)
+            if kept is not None:
+                raise HistoryLost("the database has another history than before")
 
     async def restart(self, connection: asyncpg.Connection) -> None:
         """Give up the place, and begin at this moment."""
         assert self._place is not None
-        await self._begin(connection, self._place.epoch)
+        async with self._steady(connection):
+            snapshot = await self._present(connection)
+        self._begin(self._place.epoch, snapshot)
 
-    async def _begin(self, connection: asyncpg.Connection, epoch: bytes) -> None:
+    def _begin(self, epoch: bytes, snapshot: Snapshot) -> None:
+        self.seen = snapshot
+        self._place = Position(epoch, snapshot)
+
+    async def _present(self, connection: asyncpg.Connection) -> Snapshot:
         snapshot = Snapshot.parse(await connection.fetchval(outbox.SNAPSHOT))
         # What the snapshot sees must not come undone in a crash.
         await connection.execute(outbox.FLUSH)
-        self.seen = snapshot
-        self._place = Position(epoch, snapshot)
+        return snapshot
+
+    async def _epoch(self, connection: asyncpg.Connection) -> bytes:
+        identity = str(await connection.fetchval(outbox.LENT if self._pooled else outbox.HISTORY))
+        return hashlib.blake2b(identity.encode(), digest_size=EPOCH_BYTES).digest()
+
+    def _transaction(self, connection: asyncpg.Connection) -> contextlib.AbstractAsyncContextManager[None]:
+        return connection.transaction() if self._pooled else contextlib.nullcontext()
+
+    @contextlib.asynccontextmanager
+    async def _steady(self, connection: asyncpg.Connection) -> AsyncIterator[None]:
+        """One backend answers, and it has the history that the place belongs to: by itself on a session of
+        our own, by a transaction where it is lent."""
+        async with self._transaction(connection):
+            assert self._place is not None
+            if self._pooled and await self._epoch(connection) != self._place.epoch:
+                raise ConnectionResetError("the pooler leads to another history of the database")
+            yield
 
     async def read(
         self, connection: asyncpg.Connection, unheard: Collection[int] = ()
@@ -146,18 +176,20 @@ class Reader:
         """The new rows in one page; None when there are none, or too many, which ``place`` then says."""
         assert self._place is not None
         start = self._place.start
-        found = await connection.fetch(outbox.LIVE, *_beyond(start), self._size + 1, list(unheard))
-        head = found[0]
-        _check(start, head["trimmed"])
-        end = Snapshot.parse(head["snap"])
-        wal = _flush_target(head["wal"])
-        changes = head["changes"]
+        async with self._steady(connection):
+            found = await connection.fetch(outbox.LIVE, *_beyond(start), self._size + 1, list(unheard))
+            head = found[0]
+            _check(start, head["trimmed"])
+            end = Snapshot.parse(head["snap"])
+            wal = _flush_target(head["wal"])
+            changes = head["changes"]
+            if changes:
+                await self._flushed(connection, wal, head["flushed"])
         if not changes:
             if head["flushed"] >= wal:
                 self._place = Position(self._place.epoch, end)
             self.seen = end
             return None
-        await self._flushed(connection, wal, head["flushed"])
         if changes > self._size:
             self._place = Position(self._place.epoch, start, end, Order(0, 0, 0))
             return None
@@ -219,7 +251,8 @@ class Reader:
     async def _fetch(
         self, connection: asyncpg.Connection, start: Snapshot, sql: str, *arguments: Any
     ) -> list[asyncpg.Record]:
-        found = await connection.fetch(sql, *arguments)
+        async with self._steady(connection):
+            found = await connection.fetch(sql, *arguments)
         _check(start, found[0]["trimmed"])
         return [record for record in found if record["xid"] is not None]
 
@@ -231,6 +264,8 @@ class Reader:
             while flushed < wal:
                 if loop.time() >= deadline:
                     await connection.execute(outbox.FLUSH)
+                    if self._pooled:
+                        return  # by the commit, on the backend that was read from
                 else:
                     await asyncio.sleep(_FLUSH_POLL)
                 flushed = await connection.fetchval(outbox.FLUSHED)

@@ -1,23 +1,29 @@
 """What keeps the outbox small: the lease of capture, marks, and the rotation of its tables.
 
-Only the node that owns the flag does this. Nothing is ever deleted row by row: a table is truncated when all
-its writers had ended a retention ago, under a lock timeout of 5 ms, since a TRUNCATE that waits stalls
-readers.
+Only a node that owns the flag does this, or one that cannot own it, behind a pooler of transactions: so each
+step is a transaction that no other node has one beside. Nothing is ever deleted row by row: a table is
+truncated when all its writers had ended a retention ago, under a lock timeout of 5 ms, since a TRUNCATE that
+waits stalls readers.
 """
 
 import statistics
 import time
 from collections import deque
 from datetime import timedelta
-from typing import Final
+from typing import Any, Final
 
 import asyncpg
+
+from rowcast.db.connection import ADVISORY_KEEPER
 
 _LOCK_TIMEOUT: Final = "5ms"
 _MARK_EVERY: Final = 1.0
 _LEASE_EVERY: Final = 60.0
 _COMMITS: Final = 15
 
+# One statement: what may be trimmed is looked up, and no other node trims it in between.
+_TRIM: Final = """select t.outbox from rowcast.trimmable($1) as t (outbox), rowcast.trim(t.outbox)
+where t.outbox is not null"""
 _WAITS: Final = """select exists (
   select from rowcast.rotation as r, rowcast.current_outbox as c where r.outbox <> c.last_value)"""
 
@@ -57,17 +63,17 @@ class Retention:
         if now - self._leased >= min(_LEASE_EVERY, self._lease / 4):
             await self.renew(connection)
         if not self._kept:
-            self._kept = await self._briefly(connection, "select rowcast.keep_outbox($1)", self._unlogged)
+            self._kept = bool(await self._alone(connection, "select rowcast.keep_outbox($1)", self._unlogged))
         full = await connection.fetchval("select rowcast.outbox_size()") > self._size
-        turned = await connection.fetchval(
-            "select rowcast.turn_outbox($1, $2)", timedelta(seconds=self._age / 2), full
+        turned = await self._alone(
+            connection, "select rowcast.turn_outbox($1, $2)", timedelta(seconds=self._age / 2), full
         )
         if turned is not None:
             self._unmarked = True
         waits = await connection.fetchval(_WAITS)
         if waits:
             # Also where a server died between the switch and drawing the xid: a later one is as good.
-            await connection.execute("select rowcast.left_outbox()")
+            await self._alone(connection, "select rowcast.left_outbox()")
         if (self._unmarked or waits) and now - self._marked >= _MARK_EVERY:
             await self._mark(connection, now)
         return await self._trim(connection, None if full else timedelta(seconds=self._age)) if waits else None
@@ -78,20 +84,19 @@ class Retention:
         self._commits.append(time.monotonic() - now)
 
     async def _trim(self, connection: asyncpg.Connection, age: timedelta | None) -> int | None:
-        outbox: int | None = await connection.fetchval("select rowcast.trimmable($1)", age)
-        if outbox is None:
-            return None
-        if not await self._briefly(connection, "select rowcast.trim($1) is not null", outbox):
-            return None
-        # What the trimmed changes referred to may be forgotten now.
-        await connection.execute("select rowcast.prune_relations()")
+        outbox: int | None = await self._alone(connection, _TRIM, age)
+        if outbox is not None:
+            # What the trimmed changes referred to may be forgotten now.
+            await self._alone(connection, "select rowcast.prune_relations()")
         return outbox
 
-    async def _briefly(self, connection: asyncpg.Connection, statement: str, argument: object) -> bool:
-        """Run what takes a lock; False where the lock is not had at once."""
+    async def _alone(self, connection: asyncpg.Connection, statement: str, *arguments: object) -> Any:
+        """Run a step; None where another node is at one, or where a lock that it takes is not had at once."""
         try:
             async with connection.transaction():
+                if not await connection.fetchval("select pg_try_advisory_xact_lock($1)", ADVISORY_KEEPER):
+                    return None
                 await connection.execute(f"set local lock_timeout = '{_LOCK_TIMEOUT}'")
-                return bool(await connection.fetchval(statement, argument))
+                return await connection.fetchval(statement, *arguments)
         except asyncpg.LockNotAvailableError:
-            return False
+            return None

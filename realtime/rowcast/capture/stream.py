@@ -94,6 +94,8 @@ class Stream:
         self._silent: dict[int, Relation] = {}
         self._silent_as_of = 0
         self._parts = Parts(direct_dsn, ("listener", "reader", "keeper", "filters"))
+        self._pooled = False
+        self._started = asyncio.Event()
 
     # What subscribers ask
 
@@ -122,6 +124,7 @@ class Stream:
         self, subscriber: Subscriber, bindings: Sequence[Binding], claims: Claims
     ) -> Subscribed:
         """Attach a subscriber, and return when a write made from now on is certain to be delivered."""
+        await self._started.wait()
         refused: list[str] = []
         accepted: dict[Binding, Accepted] = {}
         for binding in bindings:
@@ -170,19 +173,29 @@ class Stream:
 
     # What runs
 
-    async def run(self) -> None:
-        """Read, listen, keep house, until cancelled."""
+    async def run(self, *, pooled: bool = False) -> None:
+        """Read, listen, keep house, until cancelled. The database is migrated by then.
+
+        ``pooled`` says that a pooler lends sessions by the transaction: nothing can be heard, and the reader
+        polls.
+        """
+        self._pooled = pooled
+        listen = self._listener.poll if pooled else self._listener.run
+        self._started.set()
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._parts.forever("keeper", self._keep))
             tasks.create_task(self._parts.forever("reader", self._read))
-            tasks.create_task(self._parts.forever("listener", self._listener.run))
+            tasks.create_task(self._parts.forever("listener", listen))
             tasks.create_task(self._parts.forever("filters", self._judge))
+
+    async def _connect(self, purpose: str) -> asyncpg.Connection:
+        return await connect(self._direct_dsn, purpose=purpose, pooled=self._pooled, patience=self._patience)
 
     def _listening(self) -> None:
         self._parts.up("listener")
 
     async def _judge(self) -> None:
-        await self._questions.run(self._direct_dsn, self._patience, self._judging)
+        await self._questions.run(self._connect("filters"), self._judging)
 
     def _judging(self) -> None:
         self._parts.up("filters")
@@ -191,12 +204,12 @@ class Stream:
         self._tables_changed.set()
 
     async def _read(self) -> None:
-        connection = await connect(self._direct_dsn, purpose="reader", patience=self._patience)
+        connection = await self._connect("reader")
         try:
             # Before the epoch is looked at: where the lease had run out, a new one begins.
             await self._retention.renew(connection)
             try:
-                await self._reader.open(connection)
+                await self._reader.open(connection, pooled=self._pooled)
             except HistoryLost as lost:
                 self._lose(str(lost))
             # What happened to the catalog meanwhile is not known.
@@ -352,7 +365,7 @@ class Stream:
             subscriber.lost()
 
     async def _keep(self) -> None:
-        connection = await connect(self._direct_dsn, purpose="keeper", patience=self._patience)
+        connection = await self._connect("keeper")
         try:
             due = 0.0
             settled: dict[int, int] = {}

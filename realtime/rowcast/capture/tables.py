@@ -77,31 +77,27 @@ async def reconcile(connection: asyncpg.Connection, settled: dict[int, int] | No
     different are compared with their triggers, since to compare ten thousand takes seconds.
     """
     settled = {} if settled is None else settled
-    if not await connection.fetchval("select pg_try_advisory_lock($1)", ADVISORY_TABLES):
-        return False
-    try:
-        looks: dict[int, int] = dict(await connection.fetch("select relid, looks from rowcast.looks()"))
-        changed = [oid for oid, look in looks.items() if settled.get(oid) != look]
-        settled.clear()
-        settled.update(looks)
-        for oid in changed:
-            del settled[oid]
-        done = True
-        for some in (changed[at : at + _COMPARED] for at in range(0, len(changed), _COMPARED)):
-            stale = {oid for (oid,) in await connection.fetch("select rowcast.stale_tables($1::oid[])", some)}
-            for oid in stale:
-                done = await _install(connection, oid) and done
-            settled.update({oid: looks[oid] for oid in some if oid not in stale})
-        return done
-    finally:
-        if not connection.is_closed():
-            await connection.execute("select pg_advisory_unlock($1)", ADVISORY_TABLES)
+    looks: dict[int, int] = dict(await connection.fetch("select relid, looks from rowcast.looks()"))
+    changed = [oid for oid, look in looks.items() if settled.get(oid) != look]
+    settled.clear()
+    settled.update(looks)
+    for oid in changed:
+        del settled[oid]
+    done = True
+    for some in (changed[at : at + _COMPARED] for at in range(0, len(changed), _COMPARED)):
+        stale = {oid for (oid,) in await connection.fetch("select rowcast.stale_tables($1::oid[])", some)}
+        for oid in stale:
+            done = await _install(connection, oid) and done
+        settled.update({oid: looks[oid] for oid in some if oid not in stale})
+    return done
 
 
 async def _install(connection: asyncpg.Connection, oid: int) -> bool:
     name = await connection.fetchval("select $1::oid::regclass::text", oid)
     try:
         async with connection.transaction():
+            if not await connection.fetchval("select pg_try_advisory_xact_lock($1)", ADVISORY_TABLES):
+                return False
             await connection.execute(f"set local lock_timeout = '{_LOCK_TIMEOUT}'")
             captured = await connection.fetchval("select rowcast.install($1)", oid)
     except asyncpg.LockNotAvailableError:

@@ -1,7 +1,8 @@
 """When the reader sleeps and when it polls: the rules, without any I/O and with ``now`` as an argument.
 
 NOTIFY holds a cluster-wide lock through commit, so writers notify only while the reader sleeps. A flag in the
-database says so; it is a lease, so that a dead server's flag runs out. One node owns the flag.
+database says so; it is a lease, so that a dead server's flag runs out. One node owns the flag. A node behind
+a pooler of transactions can own nothing and hear nothing: it is AWAKE for good, and leaves the flag alone.
 
     FOLLOWING  another node owns it                 polls 250 ms while that one is awake, 1 s while it sleeps
     AWAKE      the flag is down, nobody notifies    polls 2, 5 or 10 ms by the rate of changes; falls
@@ -22,8 +23,8 @@ from typing import Final
 #: Seconds between polls, by the changes a second below which they hold. A poll takes time from the writers:
 #: when there is much each read takes more at once; when there is little it is most of the delay.
 AWAKE_POLLS: Final = ((300.0, 0.002), (1_000.0, 0.005), (math.inf, 0.010))
-#: Where prepared transactions are possible the flag is never raised: a transaction that notified cannot be
-#: prepared.
+#: Where prepared transactions are possible the flag is never raised, since a transaction that notified cannot
+#: be prepared; nor is it where nobody could hear.
 IDLE_POLL: Final = 0.020
 IDLE_AFTER: Final = 1.0
 FALLING_POLLS: Final = (0.010, 0.050)

@@ -6,8 +6,9 @@
 """
 
 import asyncio
+import contextlib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 
 import asyncpg
@@ -45,6 +46,7 @@ create table if not exists rowcast.functions (
 alter table rowcast.migrations add column if not exists release text, add column if not exists beside text;
 alter table rowcast.functions add column if not exists release text;
 """
+_TRY_LOCKS = "select bool_and(pg_try_advisory_xact_lock(key)) from unnest($1::bigint[]) as key"
 _LEDGER_STANDS = "select to_regclass('rowcast.notes') is not null"
 _OWNER = """
 select r.rolname as name, r.rolsuper as superuser, pg_has_role(r.oid, 'usage') as mine,
@@ -93,10 +95,9 @@ async def migrate(
     Raises MigrationError when the ledger is newer than the code or a file that has run was edited, and when
     the schema belongs to somebody else.
     """
-    async with asyncio.timeout(timeout):
-        connection = await connect(dsn, purpose="migrate", patience=None)
+    async with asyncio.timeout(timeout), alone(dsn):
+        connection = await connect(dsn, purpose="migrate", pooled=True, patience=None)
         try:
-            await lock(connection)
             await check_owner(connection)
             if not dry_run:
                 await _begin(connection)
@@ -116,21 +117,43 @@ async def migrate(
             await connection.close()
 
 
+async def is_migrated(dsn: str) -> bool:
+    """Whether the database at ``dsn`` was migrated by any release. Raises as ``connect`` does."""
+    connection = await connect(dsn, purpose="migrate", pooled=True)
+    try:
+        return bool(await connection.fetchval(_LEDGER_STANDS))
+    finally:
+        await connection.close()
+
+
 async def whats_missing(dsn: str, timeout: float = 30.0) -> Missing:
     """What an administrator would have to make in the database at ``dsn``, for the role of that address."""
     async with asyncio.timeout(timeout):
-        connection = await connect(dsn, purpose="migrate")
+        connection = await connect(dsn, purpose="migrate", pooled=True)
         try:
             return await missing(connection)
         finally:
             await connection.close()
 
 
-async def lock(connection: asyncpg.Connection) -> None:
-    """Be the only one who migrates this database, until the connection ends."""
-    # Trying, not waiting: a statement that waits for a lock holds a snapshot, and with it vacuum.
-    while not await connection.fetchval("select pg_try_advisory_lock($1)", ADVISORY_MIGRATE):  # noqa: ASYNC110
-        await asyncio.sleep(_RETRY_SECONDS)
+@contextlib.asynccontextmanager
+async def alone(dsn: str, *locks: int) -> AsyncIterator[None]:
+    """Be the only one who migrates the database at ``dsn`` while the context is open, and hold ``locks`` too.
+
+    A transaction of its own does so: a session holds no lock behind a pooler.
+    """
+    wanted = [ADVISORY_MIGRATE, *locks]
+    connection = await connect(dsn, purpose="migrate", pooled=True)
+    try:
+        while True:
+            async with connection.transaction():
+                # Trying, not waiting: a statement that waits for a lock holds a snapshot, and with it vacuum.
+                if await connection.fetchval(_TRY_LOCKS, wanted):
+                    yield
+                    return
+            await asyncio.sleep(_RETRY_SECONDS)
+    finally:
+        await connection.close()
 
 
 async def check_owner(connection: asyncpg.Connection) -> None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import asyncpg
 
 from rowcast.db.connection import ADVISORY_NODE, ADVISORY_TABLES, connect
-from rowcast.db.migrations import check_owner, lock
+from rowcast.db.migrations import alone, check_owner
 from rowcast.db.notes import API_ROLES, OWN_MEMBERSHIP, PUBLICATION, ROLES
 from rowcast.errors import UninstallError
 
@@ -102,21 +102,20 @@ async def uninstall(dsn: str, *, force: bool = False) -> Removal | None:
     something of the user's depends on what is in our schema; MigrationError when that belongs to somebody
     else.
     """
-    connection = await connect(dsn, purpose="uninstall")
+    connection = await connect(dsn, purpose="uninstall", pooled=True)
     try:
         if not await connection.fetchval("select to_regclass('rowcast.notes') is not null"):
             if await connection.fetchval("select to_regnamespace('rowcast') is null"):
                 return None
             raise UninstallError("An older Rowcast migrated this database. Run `rowcast migrate` first.")
-        await lock(connection)
         await check_owner(connection)
         servers = await connection.fetch(_SERVERS, ADVISORY_NODE)
         if servers and not force:
             named = ", ".join(f"pid {one['pid']} from {one['host']}" for one in servers)
             raise UninstallError(f"Servers are connected: {named}. Stop them first, or give --force.")
         # Servers that go on leave the triggers alone while this is held.
-        await connection.execute("select pg_advisory_lock($1)", ADVISORY_TABLES)
-        return await _Uninstall(connection).run()
+        async with alone(dsn, ADVISORY_TABLES):
+            return await _Uninstall(connection).run()
     finally:
         await connection.close()
 
