@@ -23,7 +23,7 @@ JSON = st.recursive(
     | st.dictionaries(
         st.sampled_from(
             ["config", "private", "broadcast", "presence", "postgres_changes", "access_token", "replay",
-             "since", "limit", "key", "self", "table"]
+             "since", "limit", "key", "self", "table", "rowcast", "token_warning"]
         ),
         inner,
         max_size=5,
@@ -40,9 +40,28 @@ def test_no_payload_does_more_than_to_be_refused(payload: Any, name: str) -> Non
         assert not isinstance(payload, dict) or not isinstance(payload.get("config"), dict | None)
 
 
-@given(config=st.dictionaries(st.sampled_from(["private", "broadcast", "presence"]), JSON))
+@given(config=st.dictionaries(st.sampled_from(["private", "broadcast", "presence", "rowcast"]), JSON))
 def test_no_content_of_a_config_refuses_a_join(config: dict[str, Any]) -> None:
     assert parse_join({"config": config}, "a").entries == ()
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        (60, 60.0), (0.5, 0.5), (3600, 3600.0), (3601, 3600.0), (10**400, 3600.0), (0, None), (-1, None),
+        (True, None), ("60", None), (None, None), ([60], None), (float("nan"), None),
+    ],
+)  # fmt: skip
+def test_a_warning_is_asked_for_in_seconds_up_to_an_hour(value: Any, seconds: float | None) -> None:
+    config = {"rowcast": {"token_warning": value}}
+    assert parse_join({"config": config}, "room").token_warning == seconds
+
+
+def test_who_asks_for_nothing_of_this_servers_gets_no_warning() -> None:
+    configs: list[Any] = [{}, {"token_warning": 60}, {"rowcast": None}, {"rowcast": 60}, {"rowcast": {}}]
+    for config in configs:
+        assert parse_join({"config": config}, "room").token_warning is None
+    assert parse_join({}, "room").token_warning is None
 
 
 @pytest.mark.parametrize(

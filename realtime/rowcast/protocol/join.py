@@ -12,6 +12,8 @@ import msgspec
 #: An entry is flat but for lists. The limit keeps its echo well within what can be encoded.
 _MAX_NESTING: Final = 32
 _MAX_REPLAY: Final = 25
+#: In seconds. No token that is renewed lives on for long after such a warning.
+_MAX_WARNING: Final = 3600.0
 _LEGACY_PARTS: Final = ("schema", "table", "filter")
 
 _encode: Final = msgspec.json.Encoder().encode
@@ -55,7 +57,8 @@ class JoinPayload:
     """What a join asks for. ``token`` is None when the connection's own is to be used.
 
     ``entries`` are the client's own objects, to be echoed; ``size`` is that of their JSON in bytes.
-    ``legacy`` is a join of the old kind: its one entry comes from the topic.
+    ``legacy`` is a join of the old kind: its one entry comes from the topic. ``token_warning`` is how many
+    seconds before its token ends the client wants to be told (0 to 3600), and None where it does not.
     """
 
     private: bool
@@ -65,6 +68,7 @@ class JoinPayload:
     broadcast: BroadcastOptions = BroadcastOptions()
     presence: PresenceOptions = PresenceOptions()
     legacy: bool = False
+    token_warning: float | None = None
 
 
 def parse_join(payload: Any, name: str) -> JoinPayload:
@@ -88,6 +92,7 @@ def parse_join(payload: Any, name: str) -> JoinPayload:
         broadcast=_broadcast(_object(config.get("broadcast"))),
         presence=_presence(_object(config.get("presence"))),
         legacy=legacy,
+        token_warning=_warning(_object(config.get("rowcast")).get("token_warning")),
     )
 
 
@@ -148,6 +153,13 @@ def _replay(value: Any) -> Replay | None:
 
 def _presence(options: Mapping[str, Any]) -> PresenceOptions:
     return PresenceOptions(enabled=_flag(options.get("enabled")), key=_key(options.get("key")))
+
+
+def _warning(value: Any) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+        return None
+    # In this order: an integer may be too large for a float.
+    return float(min(value, _MAX_WARNING))
 
 
 def _key(value: Any) -> str | None:

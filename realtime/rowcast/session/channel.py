@@ -7,6 +7,8 @@
     for the server
     leave            reply ok, phx_close                                      gone
     join again       reply of the new join, phx_close of the old (not 1.0.0)  the new one
+    token ends soon  `system` ok, to who asked to be warned, once for each    joined
+    token refreshed  `system` messages for its bindings, made anew            joined
     token expired,   `system` error, phx_close                                gone
     or a bad one,
     or one that may
@@ -16,6 +18,7 @@
 The reply of a join is the first message of its channel: everything else is made from here, after it.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -33,6 +36,8 @@ class Channel:
 
     ``size`` is that of its entries, in bytes; ``legacy`` a channel that joined the old way; ``readable`` what
     a private one may receive, None for a public one, and ``presence`` whether it asked for that.
+    ``token_warning`` is how many seconds before its token ends it wants to be told, None where it does not;
+    ``warned`` whether it was.
     """
 
     key: int
@@ -47,11 +52,30 @@ class Channel:
     presence: bool = False
     attempt: int = 0
     attached: bool = False
+    token_warning: float | None = None
+    warned: bool = False
 
     @property
     def name(self) -> str:
         """The topic without its prefix, as `system` messages show it."""
         return self.topic.removeprefix(PREFIX)
+
+    @property
+    def warn_at(self) -> float:
+        """When it is to be told that its token ends, in Unix seconds: infinity where it is not."""
+        if self.warned or self.token_warning is None:
+            return math.inf
+        return self.claims.expires_at - self.token_warning
+
+    def take(self, token: str, claims: Claims) -> None:
+        """It has a new token, of which it was told nothing."""
+        self.token, self.claims, self.warned = token, claims, False
+
+    def warn(self, now: float) -> ServerMessage:
+        """That its token ends soon. The text is for people; ``expires_in`` is in seconds."""
+        self.warned = True
+        left = self.claims.expires_at - now
+        return self.system("ok", f"Token expires in {int(left)} seconds", "system", expires_in=round(left, 3))
 
     def push(self, event: str, payload: dict[str, object]) -> ServerMessage:
         """A message of the channel itself."""

@@ -157,13 +157,13 @@ class Connection:
     def deadline(self) -> float:
         """When ``tick`` is to be called next, at the latest."""
         ends = [self._heard + self._limits.idle_timeout]
-        ends += [channel.claims.expires_at for channel in self._channels.values()]
+        ends += [min(channel.claims.expires_at, channel.warn_at) for channel in self._channels.values()]
         if self._empty_since is not None:
             ends.append(self._empty_since + self._limits.no_channel_timeout)
         return min(ends)
 
     def tick(self, now: float) -> list[Want]:
-        """Time has passed: tokens may have expired, the client may have gone silent or stayed idle."""
+        """Time has passed: tokens may have expired or soon do, the client may be silent, or idle for long."""
         if now >= self._heard + self._limits.idle_timeout:
             return [Close(1000)]
         if self._empty_since is not None and now >= self._empty_since + self._limits.no_channel_timeout:
@@ -173,6 +173,8 @@ class Connection:
             if now >= channel.claims.expires_at:
                 error = TokenError.expired(now - channel.claims.expires_at)
                 wants += self._shut(channel, error.text, now)
+            elif now >= channel.warn_at:
+                wants.append(Send(channel.warn(now)))
         return wants
 
     def end(self) -> list[Want]:
@@ -262,6 +264,7 @@ class Connection:
             payload.legacy,
             readable,
             payload.presence.enabled,
+            token_warning=payload.token_warning,
         )
         if not self._channels:
             self._seats.take()
@@ -297,7 +300,7 @@ class Connection:
         if channel.readable is not None:
             self._asked = _Asked(message, token, claims, key=channel.key)
             return [Authorize(channel.name, claims, channel.presence)]
-        channel.claims, channel.token = claims, token
+        channel.take(token, claims)
         return self._attach(channel)
 
     def _reread(self, asked: _Asked, answer: Allowed | ChannelUnavailable, now: float) -> list[Want]:
@@ -312,7 +315,8 @@ class Connection:
         had = channel.readable
         if (had.broadcast and not answer.broadcast) or (had.presence and not answer.presence):
             return self._shut(channel, f"{_UNREADABLE_NOW}: {channel.name}", now)
-        channel.claims, channel.token, channel.readable = asked.claims, asked.token, answer
+        channel.take(asked.token, asked.claims)
+        channel.readable = answer
         return self._attach(channel)
 
     def _claims(self, token: str, now: float) -> Claims:
