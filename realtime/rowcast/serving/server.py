@@ -49,6 +49,8 @@ def make_server(
         ws_max_size=max_frame,
         # A compressed frame could not be shared.
         ws_per_message_deflate=False,
+        # Nothing here depends on a client's address; what any client may write would only mislead.
+        proxy_headers=False,
         access_log=False,
         log_level="info" if log_level in _TELLTALE else log_level,
         log_config=None,
