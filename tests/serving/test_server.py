@@ -26,7 +26,10 @@ async def test_who_a_header_says_that_the_client_is_counts_for_nothing(
 
     server = make_server(app, host="127.0.0.1", port=0, max_frame=1000, log_level="warning", lifespan="off")
     forged = {"X-Forwarded-For": "203.0.113.9", "X-Forwarded-Proto": "https", "Forwarded": "for=203.0.113.9"}
-    async with serving(server), asyncio.timeout(PATIENCE):
-        async with connect(f"ws://127.0.0.1:{bound_port(server)}/", additional_headers=forged) as socket:
-            await socket.wait_closed()
+    async with (
+        serving(server),
+        asyncio.timeout(PATIENCE),
+        connect(f"ws://127.0.0.1:{bound_port(server)}/", additional_headers=forged) as socket,
+    ):
+        await socket.wait_closed()
     assert seen == [("127.0.0.1", "ws")]
