@@ -3,7 +3,10 @@
 -- Another server's, or the user's own, stays as it is.
 do $$
 begin
-  if to_regclass('realtime.messages') is null and has_schema_privilege('realtime', 'create') then
+  -- By a name in a schema that may not be used, even looking fails.
+  if has_schema_privilege('realtime', 'create') and not exists (
+    select from pg_catalog.pg_class as k join pg_catalog.pg_namespace as n on n.oid = k.relnamespace
+    where n.nspname = 'realtime' and k.relname = 'messages') then
     -- Times are UTC, whatever the session's time zone is.
     create table realtime.messages (
       topic text not null,

@@ -3,7 +3,10 @@
 -- Functions that users call by these names: made where absent, never replaced.
 do $$
 begin
-  if to_regprocedure('realtime.topic()') is null and has_schema_privilege('realtime', 'create') then
+  -- By a name in a schema that may not be used, even looking fails.
+  if has_schema_privilege('realtime', 'create') and not exists (
+    select from pg_catalog.pg_proc as p join pg_catalog.pg_namespace as n on n.oid = p.pronamespace
+    where n.nspname = 'realtime' and p.proname = 'topic' and p.pronargs = 0) then
     create function realtime.topic() returns text language sql stable as $f$
       select nullif(current_setting('realtime.topic', true), '')
     $f$;
@@ -15,8 +18,9 @@ end $$;
 -- Whether realtime.messages is a partitioned table that may be kept by the one who asks.
 create or replace function rowcast.keeps_messages() returns boolean
 language sql stable set search_path = pg_catalog, pg_temp as $$
-  select exists (select from pg_class as k where k.oid = to_regclass('realtime.messages') and k.relkind = 'p'
-                 and pg_has_role(k.relowner, 'usage'))
+  select exists (select from pg_class as k join pg_namespace as n on n.oid = k.relnamespace
+                 where n.nspname = 'realtime' and k.relname = 'messages' and k.relkind = 'p'
+                   and pg_has_role(k.relowner, 'usage') and has_schema_privilege(n.oid, 'create'))
 $$;
 
 -- Have a partition for yesterday, today and the next three days (UTC), and drop those that are older than the

@@ -25,6 +25,13 @@ OWN_MEMBERSHIP = """exists (select from pg_auth_members as m join pg_roles as r 
   where r.rolname = name and u.rolname = current_user
     and (m.grantor = u.oid or current_setting('server_version_num')::int < 160000))"""
 
+# By a name in a schema that may not be used, even looking fails: so not by to_regclass.
+MESSAGES = """select k.oid from pg_class as k join pg_namespace as n on n.oid = k.relnamespace
+  where n.nspname = 'realtime' and k.relname = 'messages'"""
+# The function called `name`, without arguments.
+FUNCTION = """select p.oid from pg_proc as p join pg_namespace as n on n.oid = p.pronamespace
+  where n.nspname || '.' || p.proname || '()' = name and p.pronargs = 0"""
+
 _LOOK = f"""
 insert into rowcast.notes (kind, name, was)
 select kind, name, was from (
@@ -45,17 +52,16 @@ select kind, name, was from (
          case when exists (select from pg_publication where pubname = name) then 'there' end
   from unnest(array['{PUBLICATION}']) as name
   union all
-  select 'table', name, case when to_regclass(name) is not null then 'there' end
-  from unnest(array['realtime.messages']) as name
+  select 'table', 'realtime.messages', case when exists ({MESSAGES}) then 'there' end
   union all
   -- Privileges on a table that stays.
   select 'access', role, (
     select string_agg(lower(a.privilege_type), ', ' order by a.privilege_type)
     from pg_class as k, aclexplode(k.relacl) as a join pg_roles as r on r.oid = a.grantee
-    where k.oid = to_regclass('realtime.messages') and r.rolname = role)
+    where k.oid = ({MESSAGES}) and r.rolname = role)
   from unnest($2::text[]) as role
   union all
-  select 'function', name, case when to_regprocedure(name) is not null then 'there' end
+  select 'function', name, case when exists ({FUNCTION}) then 'there' end
   from unnest(array['realtime.topic()', 'auth.jwt()', 'auth.uid()', 'auth.role()']) as name
 ) as looks (kind, name, was)
 on conflict do nothing

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import asyncpg
 
-from rowcast.db.notes import API_ROLES, CAPTURE_ROLE, PUBLICATION, ROLES
+from rowcast.db.notes import API_ROLES, CAPTURE_ROLE, FUNCTION, MESSAGES, PUBLICATION, ROLES
 
 HINT = "`rowcast migrate --print-admin-sql` prints what an administrator runs once."
 _TAGS = (
@@ -40,22 +40,21 @@ from unnest($1::text[]) with ordinality as w (name, n) left join pg_roles as r o
 order by w.n
 """
 # What another party made, where it is not as it has to be. Only where there is something to compare with.
-_DIFFERS = """
+_DIFFERS = f"""
 select format('the publication %I belongs to %I, who alone may add tables to it', p.pubname, r.rolname)
 from pg_publication as p join pg_roles as r on r.oid = p.pubowner
 where p.pubname = $1 and not pg_has_role(r.oid, 'usage')
 union all
-select format('%s is missing from the schema %s, which another party made', w.name, n.nspname)
+select format('%s is missing from the schema %s, which another party made', name, n.nspname)
 from unnest(array['realtime.messages', 'realtime.topic()', 'auth.jwt()', 'auth.uid()', 'auth.role()'])
   as w (name)
-join pg_namespace as n on n.nspname = split_part(w.name, '.', 1)
-where $2 and case when w.name like '%()' then to_regprocedure(w.name) is null
-                  else to_regclass(w.name) is null end
+join pg_namespace as n on n.nspname = split_part(name, '.', 1)
+where $2 and not exists ({FUNCTION}) and not (name = 'realtime.messages' and exists ({MESSAGES}))
 union all
-select format('%s returns %s, not %s', w.name, format_type(p.prorettype, null), w.type)
+select format('%s returns %s, not %s', name, format_type(f.prorettype, null), w.type)
 from (values ('realtime.topic()', 'text'), ('auth.jwt()', 'jsonb'), ('auth.uid()', 'uuid'),
-             ('auth.role()', 'text')) as w (name, type) join pg_proc as p on p.oid = to_regprocedure(w.name)
-where p.prorettype <> w.type::regtype
+             ('auth.role()', 'text')) as w (name, type) join pg_proc as f on f.oid = ({FUNCTION})
+where f.prorettype <> w.type::regtype
 union all
 select format('%I may not use the schema %s, which another party made', r.rolname, n.nspname)
 from pg_namespace as n, pg_roles as r

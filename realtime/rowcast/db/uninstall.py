@@ -15,7 +15,7 @@ import asyncpg
 
 from rowcast.db.connection import ADVISORY_NODE, ADVISORY_TABLES, connect
 from rowcast.db.migrations import alone, check_owner
-from rowcast.db.notes import API_ROLES, OWN_MEMBERSHIP, PUBLICATION, ROLES
+from rowcast.db.notes import API_ROLES, FUNCTION, MESSAGES, OWN_MEMBERSHIP, PUBLICATION, ROLES
 from rowcast.errors import UninstallError
 
 _LOCK_TIMEOUT = "200ms"
@@ -61,10 +61,10 @@ _MEMBERSHIPS = f"""
 select name, {OWN_MEMBERSHIP} as own
 from unnest($1::text[]) as name where exists (select from pg_roles where rolname = name)
 """
-_ACCESS = """
+_ACCESS = f"""
 select string_agg(lower(a.privilege_type), ', ' order by a.privilege_type)
 from pg_class as k, aclexplode(k.relacl) as a join pg_roles as r on r.oid = a.grantee
-where k.oid = to_regclass('realtime.messages') and r.rolname = $1 and pg_has_role(k.relowner, 'usage')
+where k.oid = ({MESSAGES}) and r.rolname = $1 and pg_has_role(k.relowner, 'usage')
   and lower(a.privilege_type) in ('select', 'insert', 'update')
   and lower(a.privilege_type) <> all (string_to_array($2, ', '))
 """
@@ -284,14 +284,14 @@ class _Uninstall:
             return
         if schema == "realtime":
             if self._is_ours("table", "realtime.messages"):
-                if await self._connection.fetchval("select to_regclass('realtime.messages') is not null"):
+                if await self._connection.fetchval(f"select exists ({MESSAGES})"):
                     await self._attempt("the table realtime.messages", "drop table realtime.messages")
             else:
                 await self._give_back_access()
         for function in ("jwt", "uid", "role") if schema == "auth" else ("topic",):
             name = f"{schema}.{function}()"
             if self._is_ours("function", name) and await self._connection.fetchval(
-                "select to_regprocedure($1) is not null", name
+                f"select exists ({FUNCTION}) from unnest(array[$1]) as name", name
             ):
                 await self._attempt(f"the function {name}", f"drop function {name}")
         if self._is_ours("schema", schema):
