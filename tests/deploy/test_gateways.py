@@ -194,5 +194,43 @@ async def test_changes_go_on_when(
         assert (await take(changes)).new["task"] == "after"
 
 
+async def test_two_servers_of_one_database_share_the_clients_and_one_may_stop(
+    nginx: Nginx,
+    server: Server,
+    serve: Callable[..., Awaitable[Server]],
+    db: asyncpg.Connection,
+) -> None:
+    other = await serve(server.database)
+    line = "server 127.0.0.1:4000;"
+    nginx.configure(nginx.document().replace(line, f"{line} server 127.0.0.1:{other.port};"))
+    await nginx.stop()
+    await nginx.start()
+    changes: asyncio.Queue[Change] = asyncio.Queue()
+    trusted = nginx.certificate.trusted()
+    async with (
+        create_client(nginx.url, server.token(), ssl=trusted, retry=SOON) as one,
+        create_client(nginx.url, server.token(), ssl=trusted, retry=SOON) as two,
+    ):
+        channels = [
+            client.channel("todos").on("postgres_changes", changes.put, table="todos")
+            for client in (one, two)
+        ]
+        for channel in channels:
+            await channel.subscribe()
+        await db.execute("insert into todos values (1, 'to both')")
+        assert [(await take(changes)).new["id"] for _ in channels] == [1, 1]
+        # nginx gave each server one of them.
+        cut = [asyncio.ensure_future(client.wait_until("reconnecting", timeout=30)) for client in (one, two)]
+        await server.stop()
+        await asyncio.wait(cut, return_when=asyncio.FIRST_COMPLETED)
+        assert sum(waiter.done() for waiter in cut) == 1
+        for waiter in cut:
+            waiter.cancel()
+        for channel in channels:
+            await channel.subscribe()
+        await db.execute("insert into todos values (2, 'to both, from the other')")
+        assert [(await take(changes)).new["id"] for _ in channels] == [2, 2]
+
+
 def test_the_document_prints_the_file_that_compose_gives_to_caddy() -> None:
     assert Caddy.document() == (ROOT / "deploy" / "Caddyfile").read_text()
