@@ -33,8 +33,9 @@ begin
       if not pg_has_role(wanted.name, case when grants_options then 'set' else 'member' end)
          or wanted.name = 'rowcast_capture' and not pg_has_role(wanted.name, 'usage') then
         execute format('grant %I to current_user %s', wanted.name,
-          case when grants_options then
-            format('with set true, inherit %s', wanted.name = 'rowcast_capture') else '' end);
+          case when not grants_options then ''
+               when wanted.name = 'rowcast_capture' then 'with set true, inherit true'
+               else 'with set true, inherit false' end);
       end if;
     exception
       -- Another database of the cluster is at the same at this moment: then it is done.

@@ -23,9 +23,10 @@ _RESTRICT = re.compile(r"^\\(un)?restrict .*\n", re.MULTILINE)
 _CATALOG = """
 select 'role', rolname, concat_ws(' ', rolsuper, rolcreaterole, rolbypassrls, rolcanlogin) from pg_roles
 union all select 'member', m.roleid::regrole::text, m.member::regrole::text from pg_auth_members as m
-union all select 'schema', nspname, nspacl::text from pg_namespace where nspname !~ '^pg_'
-union all select 'table', oid::regclass::text,
-    concat_ws(' ', relkind, relreplident, relacl::text, relowner::regrole)
+union all select 'schema', nspname, coalesce(nspacl, acldefault('n', nspowner))::text
+  from pg_namespace where nspname !~ '^pg_'
+union all select 'table', oid::regclass::text, concat_ws(' ', relkind, relreplident, relowner::regrole,
+    coalesce(relacl, acldefault('r', relowner))::text)
   from pg_class where relnamespace::regnamespace::text !~ '^(pg_.*|information_schema)$'
 union all select 'function', oid::regprocedure::text, md5(prosrc) from pg_proc
   where pronamespace::regnamespace::text !~ '^(pg_.*|information_schema)$'
