@@ -7,8 +7,11 @@ import pytest
 
 from rowcast.capture import questions
 from rowcast.capture.stream import Stream
+from rowcast.hub.feed import Subscribed, Subscriber
+from rowcast.hub.lanes import Lane
 from rowcast.model.binding import parse_binding
 from rowcast.model.claims import Claims
+from rowcast.protocol.messages import Version
 from support.streams import SERVICE, Kept, streaming, subscribed
 
 pytestmark = pytest.mark.anyio
@@ -81,6 +84,130 @@ async def test_a_pattern_that_explodes_is_switched_off_and_told_and_delays_nobod
         await exploding.until(lambda: len(exploding.changes) == 1)
         assert exploding.changes[0]["record"]["id"] == 2
         assert len(exploding.told) == 1
+        await connection.close()
+
+
+async def joined(stream: Stream, kept: Kept, lane: Lane, *filters: str) -> tuple[Subscriber, Subscribed]:
+    """A channel of a connection, as a join makes it."""
+    subscriber = Subscriber("realtime:notes", Version.V2, lane, kept.lost, told=kept.tell)
+    entry = {"event": "*", "schema": "public", "table": "notes"}
+    bindings = [parse_binding(entry | {"filter": text}) for text in filters]
+    return subscriber, await stream.subscribe(subscriber, bindings, SERVICE)
+
+
+async def test_a_filter_that_was_switched_off_is_refused_at_once_and_in_the_same_words(notes: str) -> None:
+    async with streaming(notes, filter_timeout=0.2) as stream:
+        kept = await subscribed(stream, "notes", EXPLODES)
+        connection = await asyncpg.connect(notes)
+        await connection.execute("insert into notes values (1, $1)", LONG)
+        await kept.until(lambda: len(kept.told) == 1)
+        again = Kept()
+        _, result = await joined(stream, again, Lane(again, 1 << 30), EXPLODES, "id=eq.2")
+        assert result.refused == (kept.told[0][1],)
+        assert result.ok
+        await connection.execute("insert into notes values (2, $1)", LONG)
+        await again.until(lambda: len(again.changes) == 1)
+        assert again.told == []
+        await connection.close()
+
+
+async def test_a_filter_that_is_slow_on_one_table_goes_on_on_another(notes: str) -> None:
+    async with streaming(notes, filter_timeout=0.2) as stream:
+        slow = await subscribed(stream, "notes", EXPLODES)
+        other = await subscribed(stream, "others", EXPLODES)
+        connection = await asyncpg.connect(notes)
+        await connection.execute("insert into notes values (1, $1)", LONG)
+        await slow.until(lambda: len(slow.told) == 1)
+        await connection.execute("insert into others values (1, 'aaaa')")
+        await other.until(lambda: len(other.changes) == 1)
+        assert other.told == []
+        await connection.close()
+
+
+async def test_one_client_that_joins_again_and_again_with_slow_filters_starves_nobody(notes: str) -> None:
+    async with streaming(notes, filter_timeout=0.1) as stream:
+        honest = await subscribed(stream, "notes", "body=like.a%")
+        hostile = Kept()
+        lane = Lane(hostile, 1 << 30)
+        refused: list[str] = []
+        stop = asyncio.Event()
+
+        async def attack() -> None:
+            turn = 0
+            while not stop.is_set():
+                turn += 1
+                texts = [f"{EXPLODES}|x{turn}y{number}" for number in range(20)]
+                subscriber, result = await joined(stream, hostile, lane, *texts)
+                refused.extend(result.refused)
+                stream.unsubscribe(subscriber)
+
+        attacking = asyncio.create_task(attack())
+        connection = await asyncpg.connect(notes)
+        for number in range(1, 201):
+            await connection.execute("insert into notes values ($1, $2)", number, LONG)
+            if number % 50 == 0:
+                await honest.until(lambda number=number: len(honest.changes) == number)  # type: ignore[misc]
+        stop.set()
+        await attacking
+        assert [change["record"]["id"] for change in honest.changes] == list(range(1, 201))
+        assert (honest.told, honest.losses) == ([], 0)
+        await connection.close()
+
+
+async def test_a_connection_whose_filters_took_their_time_is_refused_others_until_a_minute_forgives_it(
+    notes: str,
+) -> None:
+    async with streaming(notes, filter_timeout=0.1) as stream:
+        honest = await subscribed(stream, "notes", "body=like.a%")
+        hostile = Kept()
+        lane = Lane(hostile, 1 << 30)
+        texts = [f"{EXPLODES}|x{number}" for number in range(30)]
+        await joined(stream, hostile, lane, *texts)
+        connection = await asyncpg.connect(notes)
+        await connection.execute("insert into notes values (1, $1), (2, $1)", LONG)
+        await hostile.until(lambda: len(hostile.told) == 30)
+        await honest.until(lambda: len(honest.changes) == 2)
+        too_slow = [text for _, text in hostile.told if "took longer than 0.1 s" in text]
+        too_much = [text for _, text in hostile.told if "longer than 1 s within a minute" in text]
+        assert len(too_slow) + len(too_much) == 30
+        # Ten questions may go over time, and the one that noticed; not thirty.
+        assert 1 <= len(too_slow) <= 11
+        _, result = await joined(stream, hostile, lane, "body=like.b%", "body=like.a%")
+        assert "within a minute" in result.refused[0]
+        # What others ask, too, and what was never slow, costs nothing more.
+        assert len(result.refused) == 1
+        assert result.ok
+        await connection.close()
+
+
+async def test_where_very_many_connections_are_slow_at_once_those_without_a_turn_are_told_to_join_again(
+    notes: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(questions, "SHARE", 2)
+    async with streaming(notes, filter_timeout=0.1) as stream:
+        honest = await subscribed(stream, "notes", "body=like.a%")
+        crowd = [await subscribed(stream, "notes", f"{EXPLODES}|x{number}") for number in range(12)]
+        connection = await asyncpg.connect(notes)
+        await connection.execute("insert into notes values (1, $1)", LONG)
+        for kept in crowd:
+            await kept.until(lambda kept=kept: kept.losses + len(kept.told) == 1)  # type: ignore[misc]
+        await honest.until(lambda: len(honest.changes) == 1)
+        assert (honest.told, honest.losses) == ([], 0)
+        assert 1 <= sum(len(kept.told) for kept in crowd) < 12
+        assert not any(kept.changes for kept in crowd)
+        await connection.close()
+
+
+async def test_a_filter_that_is_slow_on_the_last_of_many_rows_is_found_out(notes: str) -> None:
+    async with streaming(notes, filter_timeout=0.3) as stream:
+        kept = await subscribed(stream, "notes", f"{EXPLODES}|^z", "id=eq.60")
+        connection = await asyncpg.connect(notes)
+        await connection.execute(
+            "insert into notes select g, case g when 60 then $1 else 'z' end from generate_series(1, 60) g",
+            LONG,
+        )
+        await kept.until(lambda: bool(kept.told and kept.changes and kept.changes[-1]["record"]["id"] == 60))
+        assert len(kept.told) == 1
         await connection.close()
 
 

@@ -215,7 +215,7 @@ async def test_a_change_that_cannot_be_sent_ends_the_channels_that_hear_its_tabl
             raise ValueError("a row that must not reach the log")
         return encode_data(change, select)
 
-    monkeypatch.setattr("rowcast.hub.subscriptions.encode_data", failing)
+    monkeypatch.setattr("rowcast.hub.sending.encode_data", failing)
     connection = await asyncpg.connect(things)
     await connection.execute(
         "alter table things add column name text default 'a'; create table others (id bigint primary key);"
@@ -226,7 +226,7 @@ async def test_a_change_that_cannot_be_sent_ends_the_channels_that_hear_its_tabl
         await connection.execute("insert into things (id) values (1); insert into others values (1)")
         await broken.until(lambda: broken.losses == 1)
         await fine.until(lambda: len(fine.changes) == 1)
-        monkeypatch.setattr("rowcast.hub.subscriptions.encode_data", encode_data)
+        monkeypatch.setattr("rowcast.hub.sending.encode_data", encode_data)
         again = await subscribed(stream, "things", filter_)
         await connection.execute("insert into things (id) values (2)")
         await again.until(lambda: len(again.changes) == 1)

@@ -247,3 +247,45 @@ async def test_a_table_that_is_called_like_all_tables_is_heard_once() -> None:
     subscriptions.publish(starred, lambda role, relation: True)
     lane.flush()
     assert len(sink.payloads) == 1
+
+
+def asking(pattern: str, table: str = "notes") -> tuple[Binding, Predicate]:
+    """A binding whose filter Postgres judges."""
+    binding = parse_binding(
+        {"event": "*", "schema": "public", "table": table, "filter": f"body=like.{pattern}"}
+    )
+    assert binding.filter is not None
+    return binding, make_predicate(binding.filter, {"body": Compared("text", "text")}, {})
+
+
+async def test_a_condition_is_taken_from_those_who_have_it_on_that_version_of_a_table_alone() -> None:
+    subscriptions = Subscriptions(limit=LIMIT)
+    newer = replace(NOTES, id=2)
+    (one, slow), (other, fine) = asking("a%"), asking("b%")
+    both, old, new = (
+        Subscriber(f"realtime:{number}", Version.V2, Lane(Kept(), LIMIT), lambda: None) for number in range(3)
+    )
+    subscriptions.attach(both, [one, other], "anon", {one: {1: slow}, other: {1: fine}})
+    subscriptions.attach(old, [one], "anon", {one: {1: slow}})
+    subscriptions.attach(new, [other], "anon", {other: {1: fine, 2: fine}})
+    (ask,) = slow.asks
+    assert list(subscriptions.askers(NOTES, ask)) == [both, old]
+    assert list(subscriptions.askers(newer, ask)) == []
+    assert subscriptions.without(newer, ask) == []
+    assert subscriptions.without(NOTES, ask) == [both, old]
+    assert list(subscriptions.askers(NOTES, ask)) == []
+    assert subscriptions.entry(both)[0] == (other,)
+    assert [asked for _, asked in subscriptions.asks(insert(1))] == [*fine.asks]
+
+
+async def test_the_version_moves_when_a_filter_becomes_ready() -> None:
+    subscriptions = Subscriptions(limit=LIMIT)
+    binding, predicate = asking("a%")
+    subscriber = Subscriber("realtime:a", Version.V2, Lane(Kept(), LIMIT), lambda: None)
+    subscriptions.attach(subscriber, [binding], "anon")
+    (listeners,) = subscriptions.index(NOTES).missing
+    before = subscriptions.version
+    subscriptions.ready(listeners, {NOTES.id: predicate})
+    assert subscriptions.version > before
+    subscriptions.ready(listeners, {NOTES.id: predicate})
+    assert subscriptions.version == before + 1

@@ -3,24 +3,29 @@
 Subscribers whose filters Python cannot judge have a queue of their own here, so that nobody else waits for
 Postgres. Order is kept: a change is sent once all before it were. A filter that takes too long is switched
 off, and its subscribers are told; a row that a condition fails on passes no filter that has it.
+
+Whoever asks what is slow must not keep the others waiting. When a question takes too long, those conditions
+that were never slow are asked first, and the others for one connection after the other, at its cost.
 """
 
 import asyncio
 from collections import OrderedDict, deque
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import asyncpg
 import structlog
 
+from rowcast.capture.costs import SHARE, Costs
 from rowcast.capture.filters import RoleUnavailable, answer
 from rowcast.db.connection import LOST
+from rowcast.hub.lanes import Lane
 from rowcast.hub.sending import MayRead
 from rowcast.hub.subscriptions import Subscriptions
 from rowcast.model.change import Change, Relation
-from rowcast.model.predicate import Ask, Truth
+from rowcast.model.predicate import Ask, Predicate, Truth
 from rowcast.protocol.rows import row_of
 
 #: Changes judged together and their bytes, bytes that may wait, and what is in one query: pairs of a row and
@@ -31,8 +36,10 @@ MAX_WAITING: Final = 64 * 1024 * 1024
 _MAX_PAIRS: Final = 50_000
 _MAX_ASKS: Final = 500
 _OVERHEAD: Final = 500
-#: Conditions that failed on a row before: they are asked by themselves.
+#: Conditions that failed or were slow before: they are asked by themselves. And those that were answered in
+#: time.
 _MAX_APART: Final = 1_000
+_MAX_TRUSTED: Final = 10_000
 
 log = structlog.get_logger("rowcast.filters")
 
@@ -41,11 +48,18 @@ _Given = dict[str, dict[Ask, Truth]]
 
 @dataclass(frozen=True, slots=True)
 class _Question:
-    """Rows of one version of a table that one role asks about, by their place in the batch."""
+    """Rows of one version of a table that one role asks about, by their place in the batch.
 
+    ``payer`` is the connection at whose cost it is asked, where that is not everybody's. ``partly`` says that
+    there are more rows.
+    """
+
+    relation: Relation
     role: str
     asks: tuple[Ask, ...]
     rows: tuple[int, ...]
+    payer: Lane | None = None
+    partly: bool = False
 
 
 class Questions:
@@ -62,9 +76,12 @@ class Questions:
     ) -> None:
         self._subscriptions, self._may_read, self._seconds = subscriptions, may_read, seconds
         self._lose, self._isolated, self._make_ready = lose, isolated, make_ready
-        self._apart: OrderedDict[Ask, None] = OrderedDict()
-        #: Switched off while the present batch is judged: its other rows need no answer.
-        self._off: set[Ask] = set()
+        self._costs = Costs(seconds)
+        #: With whether it failed, and was not merely slow.
+        self._apart: OrderedDict[Ask, bool] = OrderedDict()
+        self._trusted: OrderedDict[Ask, None] = OrderedDict()
+        #: What was asked at the cost of single connections took so long, in the present batch.
+        self._extra = 0.0
         self._waiting: deque[Change] = deque()
         self._size = 0
         self._taken = self._sent = 0
@@ -72,6 +89,17 @@ class Questions:
         self._turn = asyncio.Event()
         #: From where to resume while changes wait here; None while none does.
         self.position: str | None = None
+
+    def refusal(self, client: Lane, predicates: Mapping[int, Predicate]) -> str | None:
+        """Why this connection may not subscribe a filter, ready for these versions of tables, now."""
+        now = _now()
+        for relation, predicate in predicates.items():
+            for ask in predicate.asks:
+                if self._costs.is_off(relation, ask, now):
+                    return self._costs.too_slow(ask)
+                if ask not in self._trusted and self._costs.overdrawn(client, now):
+                    return self._costs.too_much(ask)
+        return None
 
     def put(self, change: Change, before: str | None) -> None:
         """Take a change. ``before`` is the position that precedes it."""
@@ -112,12 +140,15 @@ class Questions:
                     self._more.clear()
                     await self._more.wait()
                 batch = self._batch()
-                for relation in {change.relation for change in batch}:
-                    await self._make_ready(connection, relation)
+                index = self._subscriptions.index
+                while unready := {change.relation for change in batch if index(change.relation).missing}:
+                    for relation in unready:
+                        await self._make_ready(connection, relation)
+                version = self._subscriptions.version
                 answers = await self._answered(connection, batch)
                 # It may have been cleared meanwhile.
                 if self._waiting and self._waiting[0] is batch[0]:
-                    self._publish(batch, answers)
+                    self._publish(batch, answers, version)
         finally:
             connection.terminate()
 
@@ -131,9 +162,9 @@ class Questions:
             batch.append(change)
         return batch
 
-    def _publish(self, batch: Sequence[Change], answers: Sequence[_Given]) -> None:
+    def _publish(self, batch: Sequence[Change], answers: Sequence[_Given], version: int) -> None:
         for change, given in zip(batch, answers, strict=True):
-            if not self._answers_all(change, given):
+            if self._subscriptions.version != version and not self._answers_all(change, given):
                 # Somebody came, or has another role now, since the questions were put: they are put again.
                 break
             with self._isolated(self._subscriptions, change.relation):
@@ -154,7 +185,7 @@ class Questions:
 
     async def _answered(self, connection: asyncpg.Connection, batch: Sequence[Change]) -> list[_Given]:
         answers: list[_Given] = [{} for _ in batch]
-        self._off.clear()
+        self._extra = 0.0
         for question in self._questions(batch):
             try:
                 given = await self._answer(connection, question, batch)
@@ -167,68 +198,149 @@ class Questions:
 
     def _questions(self, batch: Sequence[Change]) -> Iterable[_Question]:
         """What is to be asked, in pieces of a bounded size."""
-        wanted: dict[tuple[int, str], tuple[dict[Ask, None], list[int]]] = {}
+        wanted: dict[tuple[Relation, str], tuple[dict[Ask, None], list[int]]] = {}
         for row, change in enumerate(batch):
             roles: set[str] = set()
             for role, ask in self._subscriptions.asks(change):
-                asks, rows = wanted.setdefault((change.relation.id, role), ({}, []))
+                asks, rows = wanted.setdefault((change.relation, role), ({}, []))
                 asks[ask] = None
                 if role not in roles:
                     roles.add(role)
                     rows.append(row)
-        for (_, role), (asks, rows) in wanted.items():
+        for (relation, role), (asks, rows) in wanted.items():
             step = max(1, min(_MAX_ASKS, _MAX_PAIRS // len(rows)))
             listed = [ask for ask in asks if ask not in self._apart]
             for begin in range(0, len(listed), step):
-                yield _Question(role, tuple(listed[begin : begin + step]), tuple(rows))
+                yield _Question(relation, role, tuple(listed[begin : begin + step]), tuple(rows))
             for ask in asks:
                 if ask in self._apart:
-                    yield _Question(role, (ask,), tuple(rows))
+                    yield _Question(relation, role, (ask,), tuple(rows), self._payer(relation, ask))
 
     async def _answer(
         self, connection: asyncpg.Connection, question: _Question, batch: Sequence[Change]
     ) -> list[dict[Ask, Truth]]:
-        if len(question.asks) == 1 and question.asks[0] in self._off:
+        if self._given_up(question):
             return _unknown(question)
         rows = [row_of(batch[row]) for row in question.rows]
+        began = _now()
         try:
-            return await answer(connection, question.role, question.asks, rows, self._seconds)
+            given = await answer(connection, question.role, question.asks, rows, self._seconds)
         except asyncpg.PostgresError as error:
             if isinstance(error, LOST):
                 raise
+            slow = isinstance(error, asyncpg.QueryCanceledError)
             if len(question.asks) == 1 and len(question.rows) == 1:
-                return self._failed(question, error)
-        # One of the conditions, or one of the rows, is at fault: the others must not suffer from it.
-        if len(question.asks) > 1:
-            parts = [_Question(question.role, (ask,), question.rows) for ask in question.asks]
+                self._failed(question, error)
+                return _unknown(question)
         else:
-            self._keep_apart(question.asks[0])
-            middle = len(question.rows) // 2
-            halves = (question.rows[:middle], question.rows[middle:])
-            parts = [_Question(question.role, question.asks, rows) for rows in halves]
-        given: dict[int, dict[Ask, Truth]] = {row: {} for row in question.rows}
-        for part in parts:
+            if not question.partly:
+                self._trust(question.asks)
+            return given
+        finally:
+            if question.payer is not None:
+                self._extra += _now() - began
+                self._costs.charge(question.payer, _now() - began, _now())
+        # One of the conditions, or one of the rows, is at fault: the others must not suffer from it.
+        divided: dict[int, dict[Ask, Truth]] = {row: {} for row in question.rows}
+        for part in self._parts(question, slow):
             for row, truths in zip(part.rows, await self._answer(connection, part, batch), strict=True):
-                given[row].update(truths)
-        return [given[row] for row in question.rows]
+                divided[row].update(truths)
+        return [divided[row] for row in question.rows]
 
-    def _failed(self, question: _Question, error: Exception) -> list[dict[Ask, Truth]]:
+    def _given_up(self, question: _Question) -> bool:
+        """Whether there is nobody any more to ask this for, or no time."""
+        relation, now = question.relation, _now()
+        for ask in question.asks:
+            # Who was let in just before, and attached since.
+            if self._costs.is_off(relation.id, ask, now):
+                self._drop(relation, ask, self._costs.too_slow(ask))
+        if not any(True for ask in question.asks for _ in self._subscriptions.askers(relation, ask)):
+            return True
+        if question.payer is None:
+            return False
+        if self._costs.overdrawn(question.payer, now):
+            for ask in question.asks:
+                self._drop(relation, ask, self._costs.too_much(ask))
+            return True
+        if self._extra > SHARE * self._seconds:
+            # Many connections at once: these did not have their turn. They may come again.
+            late = {one: None for ask in question.asks for one in self._subscriptions.askers(relation, ask)}
+            log.warning("filters_overloaded", subscribers=len(late))
+            for subscriber in late:
+                self._subscriptions.detach(subscriber)
+                subscriber.lost()
+            return True
+        return False
+
+    def _parts(self, question: _Question, slow: bool) -> Iterator[_Question]:
+        """A question that failed, as several: each is made when the one before it was answered."""
+        if len(question.asks) == 1:
+            (ask,) = question.asks
+            self._keep_apart(ask, failed=not slow)
+            first, rest = question.rows[:1], question.rows[1:]
+            middle = (len(rest) + 1) // 2
+            for rows in (first, rest[:middle], rest[middle:]):
+                if rows:
+                    payer = self._payer(question.relation, ask)
+                    yield replace(question, rows=rows, payer=payer, partly=True)
+            return
+        trusted = tuple(ask for ask in question.asks if ask in self._trusted)
+        if trusted == question.asks:
+            for ask in trusted:
+                del self._trusted[ask]
+            trusted = ()
+        elif trusted:
+            yield replace(question, asks=trusted)
+        by_payer: dict[Lane | None, list[Ask]] = {}
+        for ask in question.asks:
+            if ask not in trusted:
+                by_payer.setdefault(self._payer(question.relation, ask), []).append(ask)
+        if len(by_payer) > 1:
+            for payer, asks in by_payer.items():
+                yield replace(question, asks=tuple(asks), payer=payer)
+            return
+        for asks in by_payer.values():
+            for ask in asks:
+                yield replace(question, asks=(ask,), payer=self._payer(question.relation, ask))
+
+    def _payer(self, relation: Relation, ask: Ask) -> Lane | None:
+        """Of the connections that ask this, the one that has cost least."""
+        now = _now()
+        lanes = (subscriber.lane for subscriber in self._subscriptions.askers(relation, ask))
+        return min(lanes, key=lambda lane: self._costs.spent(lane, now), default=None)
+
+    def _failed(self, question: _Question, error: Exception) -> None:
         """A condition that failed on a single row: too slow is switched off; else the row passes nothing."""
         (ask,) = question.asks
-        if isinstance(error, asyncpg.QueryCanceledError):
-            self._off.add(ask)
-            self._switch_off(ask)
-        elif ask not in self._apart:
+        slow = isinstance(error, asyncpg.QueryCanceledError)
+        if slow:
+            log.warning("filter_switched_off", column=ask.column, operator=str(ask.op), seconds=self._seconds)
+            self._costs.switch_off(question.relation.id, ask, _now())
+            self._drop(question.relation, ask, self._costs.too_slow(ask))
+        elif not self._apart.get(ask):
             log.warning(
                 "condition_failed", column=ask.column, operator=str(ask.op), error=type(error).__name__
             )
-        self._keep_apart(ask)
-        return _unknown(question)
+        self._keep_apart(ask, failed=not slow)
 
-    def _keep_apart(self, ask: Ask) -> None:
-        self._apart[ask] = None
+    def _drop(self, relation: Relation, ask: Ask, text: str) -> None:
+        for subscriber in self._subscriptions.without(relation, ask):
+            subscriber.told("error", text)
+
+    def _keep_apart(self, ask: Ask, *, failed: bool) -> None:
+        self._trusted.pop(ask, None)
+        self._apart[ask] = failed or self._apart.get(ask, False)
+        self._apart.move_to_end(ask)
         if len(self._apart) > _MAX_APART:
             self._apart.popitem(last=False)
+
+    def _trust(self, asks: Iterable[Ask]) -> None:
+        for ask in asks:
+            self._trusted[ask] = None
+            if self._apart.get(ask) is False:
+                del self._apart[ask]
+        while len(self._trusted) > _MAX_TRUSTED:
+            self._trusted.popitem(last=False)
 
     def _give_up(self, role: str) -> None:
         """A role that cannot be assumed any more: its subscribers miss what only Postgres can judge."""
@@ -237,14 +349,9 @@ class Questions:
             if self._subscriptions.entry(subscriber)[1] == role:
                 subscriber.lost()
 
-    def _switch_off(self, ask: Ask) -> None:
-        log.warning("filter_switched_off", column=ask.column, operator=str(ask.op), seconds=self._seconds)
-        text = (
-            f"The filter on {ask.column} ({ask.op}) took longer than {self._seconds:g} s and was switched "
-            "off: nothing more is sent for it. Subscribe again with one that is simpler."
-        )
-        for subscriber in self._subscriptions.without(ask):
-            subscriber.told("error", text)
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
 
 
 def _unknown(question: _Question) -> list[dict[Ask, Truth]]:

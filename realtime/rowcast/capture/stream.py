@@ -129,7 +129,10 @@ class Stream:
         accepted: dict[Binding, Accepted] = {}
         for binding in bindings:
             try:
-                accepted[binding] = await self._acceptance.accept(binding, claims.role)
+                one = await self._acceptance.accept(binding, claims.role)
+                if (fault := self._questions.refusal(subscriber.lane, one.predicates)) is not None:
+                    raise Refused(fault)
+                accepted[binding] = one
             except Refused as refusal:
                 refused.append(str(refusal))
         # What fitted before may do so again: it sleeps until then.

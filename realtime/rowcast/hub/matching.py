@@ -113,7 +113,7 @@ class FilterIndex:
     _ready: dict[Listeners, Predicate] = field(default_factory=dict)
     _columns: dict[tuple[str, Key], _Column] = field(default_factory=dict)
     _scanned: dict[Listeners, Predicate] = field(default_factory=dict)
-    _asking: int = 0
+    _by_ask: dict[Ask, dict[Listeners, None]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.missing) + len(self._always) + len(self._ready)
@@ -129,7 +129,8 @@ class FilterIndex:
             self.missing[listeners] = None
         else:
             self._ready[listeners] = predicate
-            self._asking += bool(predicate.asks)
+            for ask in predicate.asks:
+                self._by_ask.setdefault(ask, {})[listeners] = None
             if (entry := predicate.bound or predicate.equal) is None:
                 self._scanned[listeners] = predicate
             else:
@@ -159,7 +160,10 @@ class FilterIndex:
         predicate = self._ready.pop(listeners, None)
         if predicate is None:
             return
-        self._asking -= bool(predicate.asks)
+        for ask in predicate.asks:
+            del self._by_ask[ask][listeners]
+            if not self._by_ask[ask]:
+                del self._by_ask[ask]
         if (entry := predicate.bound or predicate.equal) is None:
             del self._scanned[listeners]
         else:
@@ -194,11 +198,15 @@ class FilterIndex:
 
     def asks(self, row: Row) -> Iterator[tuple[str, Ask]]:
         """What has to be answered for a row, and under which role."""
-        if self._asking:
+        if self._by_ask:
             for listeners, predicate in self._candidates(row):
                 for ask in predicate.asks:
                     for role in listeners.roles:
                         yield role, ask
+
+    def asking(self, ask: Ask) -> Collection[Listeners]:
+        """The listeners whose filter has this condition."""
+        return self._by_ask.get(ask, {})
 
     def _candidates(self, row: Row) -> Iterator[tuple[Listeners, Predicate]]:
         """Whose filters a row may pass; those that are ``exact`` it does pass."""

@@ -39,7 +39,7 @@ class Subscriptions:
 
     limit: int
     counts: Counts = field(default_factory=Counts)
-    #: Grows whenever somebody subscribes or leaves.
+    #: Grows whenever somebody subscribes or leaves, and when a filter becomes ready.
     version: int = 0
     _entries: dict[Subscriber, _Entry] = field(default_factory=dict)
     _by_place: dict[Place, dict[Subscriber, None]] = field(default_factory=dict)
@@ -178,17 +178,21 @@ class Subscriptions:
         for relation, predicate in predicates.items():
             if listeners.predicates.get(relation, NEVER) is NEVER:
                 listeners.predicates[relation] = predicate
+                self.version += 1
                 for index in listeners.indexes:
                     if index.relation == relation:
                         index.add(listeners)
 
-    def without(self, ask: Ask) -> list[Subscriber]:
-        """Drop every binding whose filter has this condition; those who had one."""
+    def askers(self, relation: Relation, ask: Ask) -> Iterator[Subscriber]:
+        """Whose filters have this condition on this version of a table; some perhaps more than once."""
+        for listeners in self.index(relation).asking(ask):
+            yield from listeners.members
+
+    def without(self, relation: Relation, ask: Ask) -> list[Subscriber]:
+        """Drop every binding whose filter has this condition on this version of a table; those who had
+        one."""
         losers = {
-            listeners.binding: list(listeners.members)
-            for at_place in self._listeners.values()
-            for listeners in at_place.values()
-            if any(ask in predicate.asks for predicate in listeners.predicates.values())
+            listeners.binding: list(listeners.members) for listeners in self.index(relation).asking(ask)
         }
         for binding, subscribers in losers.items():
             for subscriber in subscribers:
