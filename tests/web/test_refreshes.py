@@ -3,13 +3,19 @@
 Each test names its case of the original's own tests, where there is one.
 """
 
+import asyncio
+import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
+from rowcast.hub.feed import Subscribed, Subscriber
+from rowcast.model.binding import Binding
+from rowcast.model.claims import Claims
 from rowcast.protocol.messages import Version
 from support.frames import both, opened, stop_clock
-from support.serving import running
+from support.serving import PATIENCE, ListFeed, running
 from support.tokens import make_token
 
 pytestmark = pytest.mark.anyio
@@ -101,3 +107,74 @@ async def test_a_good_refresh_has_the_subscription_made_anew(version: Version) -
         await client.say("realtime:room", "access_token", {"access_token": make_token("authenticated")}, "2")
         assert "Subscribed to PostgreSQL" in first
         assert await client.hear() == first
+
+
+class SlowFeed(ListFeed):
+    """A feed that takes as long to subscribe as the test says; ``began`` has each role that it was asked for,
+    ``roles`` those that were subscribed, in order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.began: asyncio.Queue[str] = asyncio.Queue(100)
+        self.goes_on = asyncio.Semaphore(0)
+        self.roles: list[str] = []
+
+    async def subscribe(
+        self, subscriber: Subscriber, bindings: Sequence[Binding], claims: Claims
+    ) -> Subscribed:
+        self.began.put_nowait(claims.role)
+        await self.goes_on.acquire()
+        result = await super().subscribe(subscriber, bindings, claims)
+        self.roles.append(claims.role)
+        return result
+
+    async def begins(self) -> str:
+        return await asyncio.wait_for(self.began.get(), PATIENCE)
+
+
+@both
+async def test_tokens_that_come_without_end_do_not_keep_the_rights_of_the_first(version: Version) -> None:
+    entry = {"config": {"postgres_changes": [{"event": "*", "table": "todos"}]}}
+    feed = SlowFeed()
+    async with running() as server:
+        server.app.state.services = dataclasses.replace(server.app.state.services, feed=feed)
+        async with opened(server, version) as client:
+            await client.say("realtime:room", "phx_join", entry)
+            assert "phx_reply" in await client.hear()
+            assert await feed.begins() == "anon"
+            feed.goes_on.release()
+            assert "Subscribed to PostgreSQL" in await client.hear()
+            for role in ("role1", "role2", "role3"):
+                fresh = {"access_token": make_token(role)}
+                await client.say("realtime:room", "access_token", fresh, "2")
+                if role == "role1":
+                    assert await feed.begins() == "role1"
+            await client.say("phoenix", "heartbeat", {}, "9", None)
+            await client.hears_reply("phoenix", {"position": "p"}, "9", None)
+            feed.goes_on.release()
+            # The second was overtaken by the third before its turn came.
+            assert await feed.begins() == "role3"
+            feed.goes_on.release()
+            assert "Subscribed to PostgreSQL" in await client.hear()
+            assert feed.roles == ["anon", "role1", "role3"]
+
+
+@both
+async def test_a_refresh_after_a_subscription_that_failed_subscribes_anew(version: Version) -> None:
+    entry = {"config": {"postgres_changes": [{"event": "*", "table": "todos"}]}}
+    feed = SlowFeed()
+    feed.failures.append(RuntimeError("of the test"))
+    async with running() as server:
+        server.app.state.services = dataclasses.replace(server.app.state.services, feed=feed)
+        async with opened(server, version) as client:
+            await client.say("realtime:room", "phx_join", entry)
+            assert "phx_reply" in await client.hear()
+            assert await feed.begins() == "anon"
+            fresh = {"access_token": make_token("authenticated")}
+            await client.say("realtime:room", "access_token", fresh, "2")
+            await client.hears_nothing()
+            feed.goes_on.release()
+            assert await feed.begins() == "authenticated"
+            feed.goes_on.release()
+            assert "Subscribed to PostgreSQL" in await client.hear()
+            assert [one.gone for one in feed.subscribers] == [False]

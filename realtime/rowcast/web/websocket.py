@@ -100,8 +100,20 @@ def _api_key(connection: HTTPConnection) -> str:
 
 @dataclass(slots=True)
 class _Subscription:
+    """A channel's, made anew with each of its tokens: one at a time, the latest that is wanted next.
+
+    An attempt that is overtaken is not given up. It is newer than what stands, and somebody who sends tokens
+    without end would else keep the rights of the first for ever.
+    """
+
     subscriber: Subscriber
-    work: asyncio.Task[None]
+    wanted: Attach | None = None
+    work: asyncio.Task[None] | None = None
+
+    def take(self) -> Attach | None:
+        """What is wanted, no longer."""
+        want, self.wanted = self.wanted, None
+        return want
 
 
 class _Conversation:
@@ -217,8 +229,8 @@ class _Conversation:
         self._timers.add(timer)
 
     def _attach(self, want: Attach) -> None:
-        present = self._subscriptions.get(want.channel)
-        if present is None:
+        subscription = self._subscriptions.get(want.channel)
+        if subscription is None:
             subscriber = Subscriber(
                 topic=want.topic,
                 version=self._version,
@@ -227,27 +239,29 @@ class _Conversation:
                 legacy=want.legacy,
                 told=lambda status, text: self._told(want.channel, status, text),
             )
-        else:
-            # An attempt that was overtaken must not attach with what it knew.
-            present.work.cancel()
-            subscriber = present.subscriber
-        work = self._loop.create_task(self._subscribe(want, subscriber))
-        self._subscriptions[want.channel] = _Subscription(subscriber, work)
+            subscription = self._subscriptions[want.channel] = _Subscription(subscriber)
+        subscription.wanted = want
+        if subscription.work is None or subscription.work.done():
+            subscription.work = self._loop.create_task(self._subscribe(subscription))
 
-    async def _subscribe(self, want: Attach, subscriber: Subscriber) -> None:
-        try:
-            result = await self._services.feed.subscribe(subscriber, want.bindings, want.claims)
-        except Exception:
-            log.exception("subscribe_failed")
-            # Nothing may go on under a token that has been replaced.
-            self._services.feed.unsubscribe(subscriber)
-            del self._subscriptions[want.channel]
-            refused = ("Unable to subscribe to changes: the server failed. Its log has the reason.",)
-            self._do(self._session.attached(want.channel, want.attempt, refused, False, None))
-            return
-        self._do(
-            self._session.attached(want.channel, want.attempt, result.refused, result.ok, result.position)
-        )
+    async def _subscribe(self, subscription: _Subscription) -> None:
+        subscriber = subscription.subscriber
+        while (want := subscription.take()) is not None:
+            try:
+                result = await self._services.feed.subscribe(subscriber, want.bindings, want.claims)
+            except Exception:
+                log.exception("subscribe_failed")
+                # Nothing may go on under a token that has been replaced.
+                self._services.feed.unsubscribe(subscriber)
+                del self._subscriptions[want.channel]
+                refused = ("Unable to subscribe to changes: the server failed. Its log has the reason.",)
+                self._do(self._session.attached(want.channel, want.attempt, refused, False, None))
+                if (later := subscription.take()) is not None:
+                    self._attach(later)
+                return
+            self._do(
+                self._session.attached(want.channel, want.attempt, result.refused, result.ok, result.position)
+            )
 
     async def _authorize(self, question: Authorize) -> None:
         self._question = None
@@ -263,7 +277,8 @@ class _Conversation:
     def _detach(self, channel: int) -> None:
         subscription = self._subscriptions.pop(channel, None)
         if subscription is not None:
-            subscription.work.cancel()
+            if subscription.work is not None:
+                subscription.work.cancel()
             self._services.feed.unsubscribe(subscription.subscriber)
 
     def _told(self, channel: int, status: str, text: str) -> None:
