@@ -1,4 +1,4 @@
-"""What the README prints runs as printed."""
+"""What the READMEs print runs as printed."""
 
 import asyncio
 import itertools
@@ -14,11 +14,12 @@ from support.server import Server
 
 pytestmark = pytest.mark.anyio
 
-README = Path(__file__).parent.parent / "README.md"
+ROOT = Path(__file__).parent.parent
 
 
-async def test_the_first_subscription_shows_a_change(server: Server) -> None:
-    (program,) = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+@pytest.mark.parametrize("readme", ["README.md", "sdk/README.md"])
+async def test_the_first_subscription_shows_a_change(server: Server, readme: str) -> None:
+    (program,) = re.findall(r"```python\n(.*?)```", (ROOT / readme).read_text(), re.DOTALL)
     assert len([line for line in program.splitlines() if line.strip()]) <= 12
     program = program.replace("http://localhost:4000", server.url).replace("YOUR_ANON_KEY", server.token())
     process = await asyncio.create_subprocess_exec(
