@@ -6,6 +6,7 @@ RowcastError
 │   ├── MigrationError   the schema cannot be brought to this version
 │   └── UninstallError   what was added cannot be taken out now
 ├── WatchError           a table cannot be captured
+├── ListenError          no connections can be taken where the settings say
 └── in ``rowcast.dev``: AccountError, BinariesNotFoundError, PostgresError: no Postgres of our own can be had
 """
 
@@ -28,6 +29,10 @@ class MigrationError(DatabaseError):
 
 class UninstallError(DatabaseError):
     """What was added to the database cannot be taken out now."""
+
+
+class ListenError(RowcastError):
+    """No connections can be taken where the settings say."""
 
 
 class WatchError(RowcastError):

@@ -19,20 +19,17 @@ from rowcast.auth.jwks import Jwks
 from rowcast.auth.tokens import Verifier
 from rowcast.capture.retention import Retention
 from rowcast.capture.stream import Stream
-from rowcast.db.address import place
-from rowcast.db.connection import REFUSED
-from rowcast.db.migrations import migrate
+from rowcast.db.opening import Opening
 from rowcast.db.pool import create_pool
 from rowcast.hub.subscriptions import Subscriptions
 from rowcast.model.rates import RateWindow
 from rowcast.model.seats import Seats
-from rowcast.serving.server import make_server
+from rowcast.serving.server import listen, make_server
 from rowcast.session.admission import Limits
 from rowcast.settings import Settings
 from rowcast.web.app import create_app
 from rowcast.web.services import Services
 
-_MIGRATE_RETRY = 1.0
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 log = structlog.get_logger("rowcast")
@@ -48,10 +45,13 @@ class Runtime:
 
 
 @contextlib.asynccontextmanager
-async def running(settings: Settings) -> AsyncIterator[Runtime]:
-    """Migrate, capture and read while the context is open; the app may be served by any ASGI server."""
-    if settings.migrate:
-        await _migrate(settings)
+async def running(settings: Settings, *, wait: bool = True) -> AsyncIterator[Runtime]:
+    """Migrate, capture and read while the context is open; the app may be served by any ASGI server.
+
+    It opens once the database is there, or at once without ``wait``: the app says then that it is not ready,
+    and joins wait. A database that cannot be worked with ends the context with a DatabaseError in a group.
+    """
+    opening = Opening(settings.dsn, settings.direct_dsn, migrates=settings.migrate, say=_say)
     pool = await create_pool(settings.dsn, settings.pool_size)
     subscriptions = Subscriptions(limit=settings.max_change)
     stream = Stream(
@@ -91,16 +91,20 @@ async def running(settings: Settings) -> AsyncIterator[Runtime]:
         ),
         lane_limit=settings.lane_limit,
         handshake_delay=settings.handshake_delay,
-        faults=lambda: stream.faults() | ({} if jwks is None else jwks.faults()),
+        faults=lambda: {**(opening.faults() or stream.faults()), **({} if jwks is None else jwks.faults())},
+        degraded=opening.degraded,
         joins=RateWindow(settings.max_joins_per_second),
         seats=Seats(settings.max_connections),
     )
     async with asyncio.TaskGroup() as tasks:
-        works = [tasks.create_task(stream.run())]
+        opened = asyncio.Event()
+        works = [tasks.create_task(_work(opening, opened, stream))]
         try:
             if jwks is not None:
                 works.append(tasks.create_task(jwks.run()))
                 await jwks.tried.wait()
+            if wait:
+                await opened.wait()
             yield Runtime(create_app(services), stream, subscriptions)
         finally:
             for work in works:
@@ -112,23 +116,11 @@ def _say(text: str) -> None:
     log.warning("migrated_in_part", told=text)
 
 
-async def _migrate(settings: Settings) -> None:
-    """Migrate, waiting for a database that is not there yet."""
-    told = False
-    while True:
-        try:
-            done = await migrate(settings.direct_dsn, beside=True, say=_say)
-        except REFUSED as error:
-            if not told:
-                log.warning(
-                    "database_unreachable", database=place(settings.direct_dsn), error=type(error).__name__
-                )
-                told = True
-            await asyncio.sleep(_MIGRATE_RETRY)
-            continue
-        if done:
-            log.info("migrated", database=place(settings.direct_dsn), scripts=done)
-        return
+async def _work(opening: Opening, opened: asyncio.Event, stream: Stream) -> None:
+    pooled = await opening.run()
+    log.info("database_open", pooled=pooled)
+    opened.set()
+    await stream.run(pooled=pooled)
 
 
 def serve(settings: Settings) -> None:
@@ -139,14 +131,18 @@ def serve(settings: Settings) -> None:
 
 
 async def _serve(settings: Settings) -> None:
-    """Until the server runs, a signal cancels the start; from then on it is the server's own."""
+    """Until the server runs, a signal cancels the start; from then on it is the server's own.
+
+    It runs before the database is there: whoever watches it learns that it lives, and what it waits for.
+    """
+    sockets = listen(settings.host, settings.port)
     loop = asyncio.get_running_loop()
     starting = asyncio.current_task()
     assert starting is not None
     for number in _SIGNALS:
         loop.add_signal_handler(number, starting.cancel)
     try:
-        async with running(settings) as runtime:
+        async with running(settings, wait=False) as runtime:
             server = make_server(
                 runtime.app,
                 host=settings.host,
@@ -158,9 +154,19 @@ async def _serve(settings: Settings) -> None:
             for number in _SIGNALS:
                 loop.remove_signal_handler(number)
                 loop.add_signal_handler(number, _stop, server)
-            await server.serve()
+            serving = asyncio.create_task(server.serve(sockets))
+            try:
+                await asyncio.shield(serving)
+            except asyncio.CancelledError:
+                # The database cannot be worked with: uvicorn leaves tasks behind where it is cancelled.
+                _stop(server)
+                await serving
+                raise
     except asyncio.CancelledError:
         log.info("stopped before it served")
+    finally:
+        for one in sockets:
+            one.close()
 
 
 def _stop(server: uvicorn.Server) -> None:

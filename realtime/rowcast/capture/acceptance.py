@@ -15,7 +15,7 @@ import asyncpg
 from rowcast.capture.filters import FilterError, Filters
 from rowcast.capture.relations import Relations
 from rowcast.capture.tables import Table, matching
-from rowcast.db.connection import REFUSED, Session
+from rowcast.db.connection import AWAY, Session
 from rowcast.model.binding import WILDCARD, Binding
 from rowcast.model.change import Relation
 from rowcast.model.predicate import Predicate
@@ -75,7 +75,7 @@ class Acceptance:
                     if not waiting or loop.time() >= deadline:
                         ready = [table for table in found if table not in waiting]
                         return await self.judge(connection, binding, role, ready)
-            except (*REFUSED, KeyError):
+            except (*AWAY, KeyError):
                 # The database is away: a subscription waits for it, as changes do. Or a version of a table
                 # was forgotten between two questions.
                 await asyncio.sleep(_RETRY)

@@ -15,6 +15,7 @@ from rowcast.db.connection import REFUSED
 from rowcast.errors import DatabaseError
 
 _BACKOFF: Final = (0.1, 3.0)
+_SAY_EVERY: Final = 60.0
 
 log = structlog.get_logger("rowcast.capture")
 
@@ -25,14 +26,25 @@ class Parts:
     def __init__(self, dsn: str, names: Iterable[str]) -> None:
         self._dsn = dsn
         self._up = dict.fromkeys(names, False)
+        self._unusable: dict[str, str] = {}
+        self._said = ("", 0.0)
 
     def up(self, part: str) -> None:
         """A part does its work."""
         self._up[part] = True
+        self._unusable.pop(part, None)
 
     def faults(self) -> dict[str, str]:
         """Why parts do not do their work; empty when all do."""
-        return {part: "not connected to the database" for part, up in self._up.items() if not up}
+        why = "not connected to the database"
+        return {part: self._unusable.get(part, why) for part, up in self._up.items() if not up}
+
+    def _say(self, detail: str) -> None:
+        """Somebody has to mend it, and trying goes on meanwhile: said once a minute for all parts."""
+        now, (said, at) = time.monotonic(), self._said
+        if detail != said or now - at >= _SAY_EVERY:
+            self._said = (detail, now)
+            log.warning("database_unusable", detail=detail)
 
     async def forever(self, part: str, work: Callable[[], Awaitable[None]]) -> None:
         """Run a part, again and again, until cancelled."""
@@ -42,7 +54,8 @@ class Parts:
             try:
                 await work()
             except DatabaseError as error:
-                log.warning("database_unusable", part=part, error=type(error).__name__, detail=str(error))
+                self._unusable[part] = str(error)
+                self._say(str(error))
             except Exception as error:
                 # What is no fault of the database is ours: it must not take the other parts with it.
                 lost = isinstance(error, (*REFUSED, asyncpg.PostgresError))

@@ -77,7 +77,8 @@ async def reconcile(connection: asyncpg.Connection, settled: dict[int, int] | No
     different are compared with their triggers, since to compare ten thousand takes seconds.
     """
     settled = {} if settled is None else settled
-    looks: dict[int, int] = dict(await connection.fetch("select relid, looks from rowcast.looks()"))
+    records = await connection.fetch("select relid, looks from rowcast.looks()")
+    looks: dict[int, int] = {record["relid"]: record["looks"] for record in records}
     changed = [oid for oid, look in looks.items() if settled.get(oid) != look]
     settled.clear()
     settled.update(looks)

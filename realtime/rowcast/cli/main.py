@@ -17,7 +17,7 @@ from rowcast import __version__
 from rowcast.auth.tokens import sign
 from rowcast.capture.watching import Outcome, unwatch, watch
 from rowcast.db.address import place
-from rowcast.db.connection import REFUSED, connect
+from rowcast.db.connection import REFUSED, connect, unreachable
 from rowcast.db.migrations import migrate, whats_missing
 from rowcast.db.uninstall import Removal, uninstall
 from rowcast.errors import RowcastError, SettingsError
@@ -54,7 +54,7 @@ def _run(work: Coroutine[Any, Any, Any], settings: Settings) -> Any:
     except RowcastError as error:
         _fail(str(error))
     except REFUSED as error:
-        _fail(f"Postgres at {place(settings.direct_dsn)} cannot be reached ({type(error).__name__}).")
+        _fail(unreachable(settings.direct_dsn, error))
     except asyncpg.PostgresError as error:
         _fail(f"Postgres says: {error}")
     except KeyboardInterrupt:
@@ -84,8 +84,13 @@ def serve() -> None:
     settings = _settings()
     try:
         run(settings)
-    except* RowcastError as group:
-        _fail(str(_first(group)))
+    except Exception as error:
+        match _first(error):
+            case RowcastError() as reason:
+                _fail(str(reason))
+            case asyncpg.PostgresError() as reason:
+                _fail(f"Postgres says: {reason}")
+        raise
 
 
 def _first(error: BaseException) -> BaseException:
@@ -163,7 +168,7 @@ def _each(names: list[str], action: Any, what: str) -> None:
 
     async def work() -> None:
         await migrate(settings.direct_dsn, beside=True)
-        connection = await connect(settings.direct_dsn, purpose="command")
+        connection = await connect(settings.direct_dsn, purpose="command", pooled=True)
         try:
             for name in names:
                 outcome: Outcome = await action(connection, name)
@@ -182,7 +187,7 @@ def tables() -> None:
     settings = _settings()
 
     async def work() -> list[asyncpg.Record]:
-        connection = await connect(settings.direct_dsn, purpose="command")
+        connection = await connect(settings.direct_dsn, purpose="command", pooled=True)
         try:
             if not await connection.fetchval("select to_regclass('rowcast.migrations') is not null"):
                 raise RowcastError(

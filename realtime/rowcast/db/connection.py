@@ -53,6 +53,9 @@ LOST = (
 #: What a server that is starting, stopping or full may say to a new connection.
 REFUSED = (asyncpg.CannotConnectNowError, asyncpg.TooManyConnectionsError, *LOST)
 
+#: What a pool's new connection may raise, when somebody changes a password meanwhile, too.
+AWAY = (*REFUSED, asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InvalidCatalogNameError)
+
 #: What Postgres says for good: who may connect, to what, with which settings.
 _FINAL = (
     asyncpg.InvalidAuthorizationSpecificationError,

@@ -1,19 +1,23 @@
 """uvicorn, as this server needs it: our fast lane, and no address with a key in any log."""
 
 import contextlib
+import errno
 import logging
 import socket
-from typing import Final
+from typing import Any, Final
 
 import uvicorn
 from starlette.types import ASGIApp
 
+from rowcast.errors import ListenError
 from rowcast.serving.entrance import entrance
 from rowcast.serving.fastlane import FastLane
 
 _DRAIN_SECONDS: Final = 10
-#: At these levels uvicorn and websockets log requests and frames whole: keys, tokens and payloads.
-_TELLTALE: Final = frozenset({"trace", "debug"})
+_BACKLOG: Final = 2048
+#: At these levels uvicorn and websockets log requests and frames whole: keys, tokens and payloads; or tell of
+#: each start and end in seven lines.
+_TELLTALE: Final = frozenset({"trace", "debug", "info"})
 
 
 class _NoAddresses(logging.Filter):
@@ -52,7 +56,7 @@ def make_server(
         # Nothing here depends on a client's address; what any client may write would only mislead.
         proxy_headers=False,
         access_log=False,
-        log_level="info" if log_level in _TELLTALE else log_level,
+        log_level="warning" if log_level in _TELLTALE else log_level,
         log_config=None,
         lifespan=lifespan,  # type: ignore[arg-type]
         server_header=False,
@@ -62,6 +66,65 @@ def make_server(
     # uvicorn would catch signals itself, and raise them again at its end: the exit code would not be 0.
     server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign, assignment]
     return server
+
+
+def listen(host: str, port: int) -> list[socket.socket]:
+    """Sockets that take connections at a host, by name or address, and a port; served later.
+
+    Raises ListenError, which says what to set instead.
+    """
+    try:
+        found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except OSError:
+        raise ListenError(_no_address(host)) from None
+    sockets: list[socket.socket] = []
+    fault: OSError | None = None
+    for family, kind, protocol, _, address in dict.fromkeys(found):
+        try:
+            sockets.append(_bound(family, kind, protocol, address))
+        except OSError as error:
+            fault = error
+            # A name may stand for addresses that this machine does not have; a taken port is taken.
+            if error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
+                break
+    else:
+        if sockets:
+            return sockets
+    for one in sockets:
+        one.close()
+    match fault.errno if fault is not None else None:
+        case errno.EADDRINUSE:
+            text = (
+                f"Port {port} of {host} is taken by another program. End that, or set PORT to another port."
+            )
+        case errno.EACCES:
+            text = f"Port {port} is for privileged programs only. Set PORT to one from 1024 on."
+        case _:
+            text = _no_address(host)
+    raise ListenError(text)
+
+
+def _bound(family: int, kind: int, protocol: int, address: Any) -> socket.socket:
+    one = socket.socket(family, kind, protocol)
+    try:
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        one.bind(address)
+        one.setblocking(False)
+        # Only who listens keeps others from the port.
+        one.listen(_BACKLOG)
+    except BaseException:
+        one.close()
+        raise
+    return one
+
+
+def _no_address(host: str) -> str:
+    return (
+        f"ROWCAST_HOST is {host}, which is no address of this machine. Set it to 0.0.0.0 for all addresses, "
+        "or to 127.0.0.1 for this machine alone."
+    )
 
 
 def bound_port(server: uvicorn.Server) -> int:

@@ -35,7 +35,8 @@ async def _ready(request: Request) -> Response:
     faults = dict(services.faults())
     if faults:
         return JSONResponse({"status": "not ready", "faults": faults}, status_code=503)
-    return JSONResponse({"status": "ready"})
+    degraded = dict(services.degraded())
+    return JSONResponse({"status": "ready"} | ({"degraded": degraded} if degraded else {}))
 
 
 def create_app(services: Services) -> Starlette:

@@ -21,7 +21,8 @@ class Channels(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """The parts that requests use. ``faults`` says why the server is not ready; empty when it is.
+    """The parts that requests use. ``faults`` says why the server is not ready; empty when it is;
+    ``degraded`` what works worse than it might.
 
     ``lane_limit`` in bytes, ``handshake_delay`` (of a refused handshake) in seconds; ``joins`` is how often
     all clients together may join, ``seats`` how many of them may have channels; ``clock`` is Unix time.
@@ -34,6 +35,7 @@ class Services:
     lane_limit: int
     handshake_delay: float
     faults: Callable[[], Mapping[str, str]]
+    degraded: Callable[[], Mapping[str, str]] = dict
     joins: RateWindow = field(default_factory=lambda: RateWindow(100))
     seats: Seats = field(default_factory=Seats)
     clock: Callable[[], float] = time.time
