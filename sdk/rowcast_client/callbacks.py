@@ -28,12 +28,13 @@ class PostgresFilter(TypedDict, total=False):
 
 
 class SystemMessage(TypedDict, total=False):
-    """What a ``system`` callback is given."""
+    """What a ``system`` callback is given. ``expires_in``: the seconds until the channel's token ends."""
 
     extension: str
     status: str
     message: str
     channel: str
+    expires_in: float
 
 
 # `object` on purpose: a coroutine is awaited, and anything else a callback may return is dropped.

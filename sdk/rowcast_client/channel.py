@@ -42,9 +42,11 @@ class _Listener:
 class Channel:
     """A named subscription. Made by ``client.channel(name)``; use it on the client's event loop only."""
 
-    def __init__(self, client: "Client", topic: str, buffer: int) -> None:
+    def __init__(self, client: "Client", topic: str, buffer: int, private: bool) -> None:
         self.topic = topic
         self.name = topic.removeprefix("realtime:")
+        self.private = private
+        """Whether policies decide who may join it."""
         self.position: str | None = None
         """The position of the last change whose callbacks have run, or of the subscription before it."""
         self.seq: int | None = None

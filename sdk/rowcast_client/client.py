@@ -24,7 +24,7 @@ from .link import Address, Link
 from .retry import RetryPolicy
 from .states import ChannelState, ClientState
 from .tasks import Tasks
-from .tokens import Tokens
+from .tokens import Ask, Tokens
 from .waiters import Waiters
 
 _log = logging.getLogger("rowcast_client")
@@ -40,7 +40,9 @@ class Client:
 
     ``key`` opens the connection and ``token`` the channels; each is a text, or a plain or async callable that
     is asked for a fresh one at every connect and every join (``key`` stands in for a ``token`` not given).
-    A plain callable runs on the event loop, so it must not block.
+    A plain callable runs on the event loop, so it must not block. A ``token`` callable is called also
+    ``token_warning`` seconds before a token ends (0 for not), where the server can tell, and what it gives is
+    taken in place; where it fails it is called again until the token ends.
 
     ``on_error`` is called with every fault, also those the client gets over by itself; it must not be a
     coroutine function. ``buffer`` changes, or 16 MiB, may wait for a channel's callbacks; then the socket is
@@ -57,6 +59,7 @@ class Client:
         key: Credential,
         *,
         token: Credential | None = None,
+        token_warning: float = 60.0,
         on_error: ErrorCallback | None = None,
         retry: RetryPolicy | None = None,
         heartbeat_interval: float = 25.0,
@@ -69,6 +72,8 @@ class Client:
     ) -> None:
         if min(heartbeat_interval, heartbeat_timeout, join_timeout, open_timeout, buffer) <= 0:
             raise UsageError("timeouts, intervals and buffer must be above zero")
+        if not token_warning >= 0:
+            raise UsageError("token_warning must be a number of seconds, or 0 for no warning")
         address = Address(websocket_url(url), key, headers, ssl, open_timeout)
         self._on_error = error_callback(on_error) if on_error is not None else None
         self._buffer = buffer
@@ -78,6 +83,7 @@ class Client:
         self._tasks = Tasks()
         source = key if token is None and callable(key) else token
         self._tokens = Tokens(source, join_timeout, self._tasks, self._token_came)
+        self._token_warning = token_warning
         self._channels: dict[str, Channel] = {}
         self._link = Link(self, address)
         self._timer: asyncio.TimerHandle | None = None
@@ -137,14 +143,35 @@ class Client:
         self._apply(self._core.close(time.monotonic()))
         await self._tasks.finish(_GRACE)
 
-    def channel(self, name: str) -> Channel:
-        """The channel of this name, with or without ``realtime:`` before it. One object per name."""
+    def channel(self, name: str, *, private: bool = False) -> Channel:
+        """The channel of this name, with or without ``realtime:`` before it. One object per name.
+
+        A ``private`` one is joined only where the policies on ``realtime.messages`` let the token's role read
+        it. Raises UsageError where the channel of this name is of the other kind: they are one topic.
+        """
         topic = name if name.startswith("realtime:") else f"realtime:{name}"
         if topic == "realtime:":
             raise UsageError("a channel needs a name")
-        if topic not in self._channels:
-            self._channels[topic] = Channel(self, topic, self._buffer)
-        return self._channels[topic]
+        channel = self._channels.get(topic)
+        if channel is None:
+            channel = self._channels[topic] = Channel(self, topic, self._buffer, private)
+        if channel.private != private:
+            kind = "private" if channel.private else "public"
+            hint = f"ask with private={channel.private}, or remove that channel first"
+            raise UsageError(f"channel {channel.name!r} is {kind} on this client already", hint=hint)
+        return channel
+
+    def set_token(self, token: Credential) -> None:
+        """Use this ``token`` from now on: for every joined channel at once, in place, and for later joins.
+
+        For a user who signs in or out: the channels go on under the new role without a gap. A channel that a
+        new token does not let read is told CHANNEL_ERROR. Where a callable is replaced by a text, nothing is
+        refreshed before that ends; the other way round, from the next join of a channel on.
+        """
+        if not callable(token) and not (isinstance(token, str) and token):
+            raise UsageError("a token is a text, or a callable that gives one")
+        self._tokens.use(token)
+        self._apply(self._core.refresh())
 
     async def remove_channel(self, channel: Channel) -> None:
         """Unsubscribe it and forget it."""
@@ -175,7 +202,8 @@ class Client:
                 f"channel {channel.name!r} was removed", hint="ask client.channel() for a new one"
             )
         self._start()
-        self._apply(self._core.subscribe(channel.topic, bindings, time.monotonic()))
+        now = time.monotonic()
+        self._apply(self._core.subscribe(channel.topic, bindings, now, private=channel.private))
 
     def _leave(self, channel: Channel) -> None:
         self._apply(self._core.leave(channel.topic, time.monotonic()))
@@ -205,7 +233,7 @@ class Client:
                     self._link.hang_up(gently)
                 case wants.Send(text):
                     self._link.send(text)
-                case wants.Authorize():
+                case wants.Authorize() | wants.Refresh():
                     self._tokens.ask(want)
                 case wants.Notify(topic):
                     self._channels[topic]._told(want)
@@ -231,12 +259,16 @@ class Client:
     def _tick(self) -> None:
         self._apply(self._core.tick(time.monotonic()))
 
-    def _token_came(self, join: wants.Authorize, token: str | RowcastError | None) -> None:
-        now = time.monotonic()
+    def _token_came(self, ask: Ask, token: str | RowcastError | None) -> None:
+        core, now = self._core, time.monotonic()
         if isinstance(token, RowcastError):
-            self._apply(self._core.unauthorized(join.topic, join.join_ref, token, now))
+            failed = core.unauthorized if isinstance(ask, wants.Authorize) else core.unrefreshed
+            self._apply(failed(ask.topic, ask.join_ref, token, now))
+        elif isinstance(ask, wants.Authorize):
+            warning = self._token_warning if self._token_warning and self._tokens.fresh else None
+            self._apply(core.authorized(ask.topic, ask.join_ref, token, now, warning=warning))
         else:
-            self._apply(self._core.authorized(join.topic, join.join_ref, token, now))
+            self._apply(core.refreshed(ask.topic, ask.join_ref, token, now))
 
     def _refuse(self, error: RowcastError) -> None:
         self._stopped = error

@@ -7,7 +7,8 @@
     ├── ClientClosed             the client was closed while somebody waited
     ├── ConnectError             no connection: unreachable, or the handshake was refused
     │   └── ConnectionLost       there was one, and it ended
-    ├── AuthError                key or token refused (401, 403, or a join refused for its token)
+    ├── AuthError                key or token refused (401, 403, or a join refused for its token), or a
+    │                            private channel that no policy lets the token's role read
     ├── TokenError               the `key` or `token` callable failed
     ├── JoinError                the server refused the channel, its subscriptions, or ended it
     ├── TimedOut                 no answer in time
@@ -75,14 +76,17 @@ class ConnectionLost(ConnectError):
 
 
 class AuthError(RowcastError):
-    """The server refused the key or the token."""
+    """The server refused the key or the token; for a private channel, no policy lets its role read it."""
 
     code = "Unauthorized"
     hint = "check the key and the token, and that the server verifies with the secret they were signed with"
 
 
 class TokenError(RowcastError):
-    """The ``key`` or ``token`` callable raised, hung, or gave no text. It is called again at the next try."""
+    """The ``key`` or ``token`` callable raised, hung, or gave no text. It is called again at the next try.
+
+    A channel that is joined stays so meanwhile, until the token it has ends.
+    """
 
     code = "TokenUnavailable"
 

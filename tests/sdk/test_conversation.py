@@ -9,8 +9,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from rowcast_client._core.connection import Connection
 from rowcast_client._core.join import Phase, Timing
-from rowcast_client._core.wants import Authorize, Close, Notify, Open, Send, Want
-from rowcast_client.errors import AuthError, ConnectError, ConnectionLost
+from rowcast_client._core.wants import Authorize, Close, Notify, Open, Refresh, Send, Want
+from rowcast_client.errors import AuthError, ConnectError, ConnectionLost, TokenError
 from rowcast_client.retry import RetryPolicy
 from rowcast_client.states import ClientState
 
@@ -32,6 +32,17 @@ class Conversation(RuleBasedStateMachine):
         self.in_flight: dict[str, str] = {}
         self.joined: dict[str, str] = {}
         self.last: dict[str, str] = {}
+        self.refreshes: list[Refresh] = []
+        self.present: dict[str, str] = {}
+        self.numbers = 0
+
+    def fresh(self) -> str:
+        """A token that was never seen."""
+        self.numbers += 1
+        return f"t{self.numbers}"
+
+    def on_server(self) -> dict[str, str]:
+        return {**self.in_flight, **self.joined}
 
     def do(self, wants: list[Want]) -> None:
         for want in wants:
@@ -43,6 +54,9 @@ class Conversation(RuleBasedStateMachine):
                     self.drop()
                 case Authorize():
                     self.tokens.append(want)
+                case Refresh(topic, join_ref):
+                    assert self.on_server()[topic] == join_ref
+                    self.refreshes.append(want)
                 case Send(text):
                     self.frame(json.loads(text))
                 case Notify(topic, status):
@@ -51,12 +65,17 @@ class Conversation(RuleBasedStateMachine):
                     pass
 
     def frame(self, sent: list[Any]) -> None:
-        join_ref, _, topic, event, _ = sent
+        join_ref, _, topic, event, payload = sent
         assert self.socket is not None
         if event == "phx_join":
             assert topic not in self.in_flight
             assert topic not in self.joined
             self.in_flight[topic] = join_ref
+            self.present[topic] = payload["access_token"]
+        elif event == "access_token":
+            assert self.on_server()[topic] == join_ref
+            assert self.present[topic] != payload["access_token"]
+            self.present[topic] = payload["access_token"]
         elif event == "phx_leave":
             assert join_ref in (self.in_flight.pop(topic, None), self.joined.pop(topic, None))
 
@@ -136,9 +155,41 @@ class Conversation(RuleBasedStateMachine):
     def token(self, good: bool) -> None:
         want = self.tokens.pop(0)
         if good:
-            self.do(self.core.authorized(want.topic, want.join_ref, "t", self.now))
+            self.do(self.core.authorized(want.topic, want.join_ref, self.fresh(), self.now))
         else:
             self.do(self.core.unauthorized(want.topic, want.join_ref, AuthError("no"), self.now))
+
+    @precondition(lambda self: self.joined)
+    @rule(left=st.floats(0, 60))
+    def is_warned(self, left: float) -> None:
+        topic, ref = next(iter(self.joined.items()))
+        before = dict(self.last)
+        payload = {"extension": "system", "status": "ok", "message": "m", "expires_in": left}
+        self.hears(topic, ref, None, "system", payload)
+        assert self.last == before
+        assert self.core.joins[topic].deadline is not None
+
+    @rule()
+    def is_given_another_token(self) -> None:
+        before = len(self.refreshes)
+        self.do(self.core.refresh())
+        assert {want.topic for want in self.refreshes[before:]} == self.on_server().keys()
+
+    @precondition(lambda self: self.refreshes)
+    @rule(what=st.sampled_from(["another", "the same", "none"]))
+    def refreshes_or_not(self, what: str) -> None:
+        want = self.refreshes.pop(0)
+        stands = self.on_server().get(want.topic) == want.join_ref
+        held, states = dict(self.present), {topic: join.state for topic, join in self.core.joins.items()}
+        token = held.get(want.topic, "t0") if what == "the same" else self.fresh()
+        if what == "none":
+            self.do(self.core.unrefreshed(want.topic, want.join_ref, TokenError("no"), self.now))
+        else:
+            self.do(self.core.refreshed(want.topic, want.join_ref, token, self.now))
+        if stands and what == "another":
+            held[want.topic] = token
+        assert self.present == held
+        assert states == {topic: join.state for topic, join in self.core.joins.items()}
 
     def hears(self, topic: str, join_ref: str | None, ref: str | None, event: str, payload: Any) -> None:
         assert self.socket is not None

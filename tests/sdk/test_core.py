@@ -17,13 +17,22 @@ from rowcast_client._core.wants import (
     Deliver,
     Notify,
     Open,
+    Refresh,
     Report,
     Send,
     Stop,
     System,
     Want,
 )
-from rowcast_client.errors import AuthError, ConnectError, ConnectionLost, ProtocolError, UsageError
+from rowcast_client.errors import (
+    AuthError,
+    ConnectError,
+    ConnectionLost,
+    JoinError,
+    ProtocolError,
+    TokenError,
+    UsageError,
+)
 from rowcast_client.retry import RetryPolicy
 from rowcast_client.states import ClientState, SubscribeStatus
 
@@ -211,6 +220,99 @@ def test_what_a_dead_socket_says_is_ignored() -> None:
     core = online()
     core.lost(1, ConnectionLost("gone"), 1)
     assert core.received(1, "{", 1) == core.lost(1, ConnectionLost("again"), 1) == core.opened(1, 1) == []
+
+
+def renewing(core: Connection, now: float, token: str = "t1") -> str:
+    """Bring channel A to SUBSCRIBED with this token, asking to be warned; its join ref."""
+    (want,) = core.subscribe(A, (), now, private=True)
+    assert isinstance(want, Authorize)
+    (join,) = sent(core.authorized(A, want.join_ref, token, now, warning=60))
+    config = {"postgres_changes": [], "private": True, "rowcast": {"token_warning": 60}}
+    assert join[4] == {"config": config, "access_token": token}
+    reply = {"status": "ok", "response": {"postgres_changes": []}}
+    core.received(1, frame(want.join_ref, want.join_ref, "phx_reply", reply), now)
+    return want.join_ref
+
+
+def warn(core: Connection, ref: str, left: Any, now: float) -> list[Want]:
+    payload = {"extension": "system", "status": "ok", "message": "m", "expires_in": left}
+    (told,) = core.received(1, frame(ref, None, "system", payload), now)
+    assert told == System(A, payload)
+    return core.tick(now)
+
+
+def test_a_warning_has_the_next_token_sent_in_place() -> None:
+    core = online()
+    ref = renewing(core, 0)
+    assert warn(core, ref, 8, 12) == [Refresh(A, ref)]
+    assert sent(core.refreshed(A, ref, "t2", 12)) == [[ref, "2", A, "access_token", {"access_token": "t2"}]]
+    assert core.joins[A].deadline is None
+    assert core.joins[A].state == "joined"
+
+
+def test_a_token_that_cannot_be_had_is_asked_for_again_until_the_old_one_ends() -> None:
+    core, tries, now = online(), 0, 12.0
+    ref = renewing(core, 0)
+    wants = warn(core, ref, 8, now)
+    fault = TokenError("no")
+    while wants:
+        assert wants == [Refresh(A, ref)]
+        tries += 1
+        # The same token again is no fault, and no use either.
+        again = core.refreshed(A, ref, "t1", now) if tries % 2 else core.unrefreshed(A, ref, fault, now)
+        assert again == ([] if tries % 2 else [Report(fault)])
+        if (due := core.joins[A].deadline) is None:
+            break
+        assert now < due < 20
+        wants, now = core.tick(due), due
+    # At 12, and 0.2, 0.4, 0.8, 1.6, 3.2 seconds after the one before.
+    assert (tries, round(now, 3)) == (6, 18.2)
+    assert core.joins[A].state == "joined"
+
+
+def test_a_token_that_lives_no_longer_than_the_warning_is_early_is_not_followed_at_once() -> None:
+    core = online()
+    ref = renewing(core, 0)
+    assert warn(core, ref, 8, 0) == []
+    assert core.joins[A].deadline == 4
+    assert core.tick(4) == [Refresh(A, ref)]
+
+
+@pytest.mark.parametrize("left", [-1, 1e9, "8", None])
+def test_what_is_no_warning_asks_for_nothing(left: Any) -> None:
+    core = online()
+    assert warn(core, renewing(core, 0), left, 12) == []
+    assert core.joins[A].deadline is None
+
+
+def test_a_token_that_comes_for_a_channel_that_ended_is_not_sent() -> None:
+    core = online()
+    ref = renewing(core, 0)
+    assert core.refresh() == [Refresh(A, ref)]
+    core.received(1, frame(ref, ref, "phx_close", {}), 1)
+    assert core.refresh() == []
+    assert core.refreshed(A, ref, "t2", 1) == core.unrefreshed(A, ref, TokenError("no"), 1) == []
+    assert core.refreshed("realtime:b", ref, "t2", 1) == []
+
+
+def test_a_refusal_names_what_mends_it() -> None:
+    unreadable = "Unauthorized: You do not have permissions to read from this Channel topic: a"
+    cases: list[tuple[bool, str, type[Exception], str]] = [
+        (True, unreadable, AuthError, "realtime.messages"),
+        (False, "Unauthorized: no", AuthError, "check the key"),
+        (False, "PrivateOnly: This project only allows private channels", JoinError, "private=True"),
+    ]
+    for private, reason, kind, hint in cases:
+        core = online()
+        (want,) = core.subscribe(A, (), 0, private=private)
+        assert isinstance(want, Authorize)
+        core.authorized(A, want.join_ref, None, 0)
+        answer = {"status": "error", "response": {"reason": reason}}
+        report, *_ = core.received(1, frame(want.join_ref, want.join_ref, "phx_reply", answer), 0)
+        assert isinstance(report, Report)
+        assert isinstance(report.error, kind)
+        assert hint in report.error.hint
+        assert (reason in str(report.error), report.error.code) == (True, reason.partition(":")[0])
 
 
 @given(st.text() | st.binary())

@@ -116,12 +116,14 @@ class Connection:
             self._excuse(now)
         self._listening = yes
 
-    def subscribe(self, topic: str, bindings: Sequence[Binding], now: float) -> list[Want]:
+    def subscribe(
+        self, topic: str, bindings: Sequence[Binding], now: float, *, private: bool = False
+    ) -> list[Want]:
         """Keep this topic joined with these bindings, beginning now or with the next socket."""
         join = self.joins.get(topic)
         if join is None:
             join = self.joins[topic] = Join(topic, self._timing, self._retry, self._next_ref)
-        return list(join.subscribe(bindings, self.online, now))
+        return list(join.subscribe(bindings, self.online, now, private=private))
 
     def leave(self, topic: str, now: float) -> list[Want]:
         """Keep this topic joined no more."""
@@ -132,13 +134,28 @@ class Connection:
         if topic in self.joins and self.joins[topic].phase is Phase.IDLE:
             del self.joins[topic]
 
-    def authorized(self, topic: str, join_ref: str, token: str | None, now: float) -> list[Want]:
-        """The answer to ``Authorize``."""
-        return list(self.joins[topic].authorized(join_ref, token, now)) if topic in self.joins else []
+    def authorized(
+        self, topic: str, join_ref: str, token: str | None, now: float, *, warning: float | None = None
+    ) -> list[Want]:
+        """The answer to ``Authorize``. ``warning``: how many seconds before its end to be told of it."""
+        join = self.joins.get(topic)
+        return [] if join is None else list(join.authorized(join_ref, token, now, warning=warning))
 
     def unauthorized(self, topic: str, join_ref: str, error: RowcastError, now: float) -> list[Want]:
         """The other answer to ``Authorize``."""
         return list(self.joins[topic].unauthorized(join_ref, error, now)) if topic in self.joins else []
+
+    def refresh(self) -> list[Want]:
+        """There is another token: have it for every channel that the server knows of."""
+        return self._each(join.refresh() for join in self.joins.values())
+
+    def refreshed(self, topic: str, join_ref: str, token: str | None, now: float) -> list[Want]:
+        """The answer to ``Refresh``."""
+        return list(self.joins[topic].refreshed(join_ref, token, now)) if topic in self.joins else []
+
+    def unrefreshed(self, topic: str, join_ref: str, error: RowcastError, now: float) -> list[Want]:
+        """The other answer to ``Refresh``."""
+        return list(self.joins[topic].unrefreshed(join_ref, error, now)) if topic in self.joins else []
 
     def tick(self, now: float) -> list[Want]:
         """Time has passed."""

@@ -9,6 +9,7 @@
     CONFIRMING   --system ok-->           SUBSCRIBED
     CONFIRMING   --system error-->        WAITING       if no binding is left; told CHANNEL_ERROR
     SUBSCRIBED   --system error-->        SUBSCRIBED    told CHANNEL_ERROR; SUBSCRIBED at the next ok
+    SUBSCRIBED   --token ends soon-->     SUBSCRIBED    wants the next token; sends access_token
     any of these --refused, silent, ended, socket gone--> WAITING   told CHANNEL_ERROR or TIMED_OUT
     any          --leave-->               LEAVING       sends phx_leave; IDLE at once when nothing was joined
     LEAVING      --reply, phx_close, silence, socket gone--> IDLE   (WAITING, if subscribed again meanwhile)
@@ -28,13 +29,20 @@ from ..retry import RetryPolicy
 from ..states import ChannelState, SubscribeStatus
 from .backoff import Backoff
 from .frames import Frame, decode_change, decode_object, decode_reply, encode
-from .wants import Authorize, Deliver, Notify, Report, Send, System, Want
+from .renewal import Renewal
+from .wants import Authorize, Deliver, Notify, Refresh, Report, Send, System, Want
 
 Binding = dict[str, Any]
 
 _AUTH_CODES = frozenset({"InvalidJWTToken", "MalformedJWT", "JwtSignatureError", "Unauthorized"})
 _ECHOED = ("event", "schema", "table", "filter")
 _OTHERS = "mend it or leave it out; the channel's other subscriptions go on"
+_LONGEST_WARNING = 3600
+_POLICY = (
+    "add a policy for select on realtime.messages that lets this role read it, and see that the token is the "
+    "right one"
+)
+_PRIVATE_ONLY = "use client.channel(name, private=True)"
 _STAYS = "the channel stays joined, and is SUBSCRIBED again when the server says so"
 
 
@@ -75,9 +83,11 @@ class Join:
         self.topic = topic
         self.phase = Phase.IDLE
         self.bindings: tuple[Binding, ...] = ()
+        self.private = False
         self.join_ref: str | None = None
-        self.deadline: float | None = None
+        self._deadline: float | None = None
         self._timing, self._next_ref, self._backoff = timing, next_ref, Backoff(retry)
+        self._renewal = Renewal(retry)
         self._indices: dict[int, tuple[int, ...]] = {}
         self._leave_ref: str | None = None
         self._again = self._failing = False
@@ -90,13 +100,21 @@ class Join:
         return _PUBLIC.get(self.phase, ChannelState.ERRORED if self._failing else ChannelState.JOINING)
 
     @property
+    def deadline(self) -> float | None:
+        """When ``tick`` is due."""
+        times = (self._deadline, self._renewal.due)
+        return min((time for time in times if time is not None), default=None)
+
+    @property
     def awaits_answer(self) -> bool:
         """Whether the deadline is for an answer of the server, and not for a try of ours."""
         return self.phase in _AWAITING_ANSWER
 
-    def subscribe(self, bindings: Sequence[Binding], online: bool, now: float) -> Iterator[Want]:
+    def subscribe(
+        self, bindings: Sequence[Binding], online: bool, now: float, *, private: bool = False
+    ) -> Iterator[Want]:
         """Be joined from now on, with these bindings."""
-        self.bindings = tuple(bindings)
+        self.bindings, self.private = tuple(bindings), private
         if self.phase is Phase.LEAVING:
             self._again = True
         elif self.phase is Phase.IDLE:
@@ -115,7 +133,7 @@ class Join:
 
     def online(self, now: float) -> Iterator[Want]:
         """The socket is open."""
-        if self.phase is Phase.WAITING and self.deadline is not None and self.deadline <= now:
+        if self.phase is Phase.WAITING and self._deadline is not None and self._deadline <= now:
             self.join_ref = self._next_ref()
             self._reason = None
             self._move(Phase.AUTHORIZING, now + self._timing.join_timeout)
@@ -133,7 +151,9 @@ class Join:
 
     def tick(self, now: float) -> Iterator[Want]:
         """The deadline may have come. Only called while the socket is open."""
-        if self.deadline is None or now < self.deadline:
+        if self._renewal.due is not None and now >= self._renewal.due:
+            yield from self.refresh()
+        if self._deadline is None or now < self._deadline:
             return
         if self.phase is Phase.WAITING:
             yield from self.online(now)
@@ -150,22 +170,54 @@ class Join:
     def excuse(self, now: float) -> None:
         """We were not able to listen: give the answer its time again."""
         if self.awaits_answer:
-            self.deadline = now + self._timing.join_timeout
+            self._deadline = now + self._timing.join_timeout
 
-    def authorized(self, join_ref: str, token: str | None, now: float) -> Iterator[Want]:
-        """The token for the join is here. None: the server falls back to the socket's key."""
+    def authorized(
+        self, join_ref: str, token: str | None, now: float, *, warning: float | None = None
+    ) -> Iterator[Want]:
+        """The token for the join is here. None: the server falls back to the socket's key.
+
+        ``warning`` is how many seconds before the token ends the server is asked to say so.
+        """
         if self.phase is not Phase.AUTHORIZING or join_ref != self.join_ref:
             return
-        payload: dict[str, Any] = {"config": {"postgres_changes": list(self.bindings)}}
+        config: dict[str, Any] = {"postgres_changes": list(self.bindings)}
+        if self.private:
+            config["private"] = True
+        if warning is not None:
+            config["rowcast"] = {"token_warning": warning}
+        payload: dict[str, Any] = {"config": config}
         if token is not None:
             payload["access_token"] = token
         self._move(Phase.JOINING, now + self._timing.join_timeout)
+        self._renewal.sent(token, now)
         yield Send(encode(join_ref, join_ref, self.topic, "phx_join", payload))
 
     def unauthorized(self, join_ref: str, error: RowcastError, now: float) -> Iterator[Want]:
         """There is no token for the join."""
         if self.phase is Phase.AUTHORIZING and join_ref == self.join_ref:
             yield from self._failed(SubscribeStatus.CHANNEL_ERROR, error, now)
+
+    def refresh(self) -> Iterator[Want]:
+        """Have another token, if the server knows of the channel."""
+        if self.phase in _ON_SERVER and self.join_ref is not None:
+            self._renewal.asked()
+            yield Refresh(self.topic, self.join_ref)
+
+    def refreshed(self, join_ref: str, token: str | None, now: float) -> Iterator[Want]:
+        """The other token is here. The server takes it in place, and answers only if it refuses it."""
+        if self._stands(join_ref) and token is not None and self._renewal.came(token, now):
+            payload = {"access_token": token}
+            yield Send(encode(join_ref, self._next_ref(), self.topic, "access_token", payload))
+
+    def unrefreshed(self, join_ref: str, error: RowcastError, now: float) -> Iterator[Want]:
+        """There is no other token. The channel stays as it is while the old one is good."""
+        if self._stands(join_ref):
+            self._renewal.failed(now)
+            yield Report(error)
+
+    def _stands(self, join_ref: str) -> bool:
+        return self.phase in _ON_SERVER and join_ref == self.join_ref
 
     def received(self, frame: Frame, now: float) -> Iterator[Want]:
         """A frame on this topic. Raises ProtocolError for one that cannot be read."""
@@ -197,7 +249,9 @@ class Join:
                 yield from self._accepted(reply.response, now)
             else:
                 self.join_ref = None
-                yield from self._failed(SubscribeStatus.CHANNEL_ERROR, _refusal(reply.response), now)
+                yield from self._failed(
+                    SubscribeStatus.CHANNEL_ERROR, _refusal(reply.response, self.private), now
+                )
 
     def _accepted(self, response: Any, now: float) -> Iterator[Want]:
         if not self.bindings:
@@ -215,6 +269,9 @@ class Join:
     def _system(self, frame: Frame, now: float) -> Iterator[Want]:
         payload = decode_object(frame.payload)
         yield System(self.topic, payload)
+        left = payload.get("expires_in")
+        if self.phase in _ON_SERVER and isinstance(left, int | float) and 0 <= left <= _LONGEST_WARNING:
+            self._renewal.warned(left, now)
         message, ok = str(payload.get("message", "")), payload.get("status") == "ok"
         if payload.get("extension") != "postgres_changes":
             # An error here is the reason of the phx_close that follows it.
@@ -285,7 +342,9 @@ class Join:
         return Send(encode(self.join_ref, self._leave_ref, self.topic, "phx_leave", {}))
 
     def _move(self, phase: Phase, deadline: float | None) -> None:
-        self.phase, self.deadline = phase, deadline
+        self.phase, self._deadline = phase, deadline
+        if phase not in _ON_SERVER:
+            self._renewal.sent(None, 0.0)
 
 
 def _match(bindings: Sequence[Binding], echo: Any) -> dict[int, tuple[int, ...]] | None:
@@ -302,10 +361,12 @@ def _match(bindings: Sequence[Binding], echo: Any) -> dict[int, tuple[int, ...]]
     return indices
 
 
-def _refusal(response: Any) -> RowcastError:
+def _refusal(response: Any, private: bool) -> RowcastError:
     """A join refused with ``{"reason": "Code: text"}`` as an exception."""
     reason = response.get("reason") if isinstance(response, dict) else None
     text = reason if isinstance(reason, str) else "the server refused the channel without a reason"
     code, found, _ = text.partition(": ")
     code = code if found and code.isalnum() else "JoinRefused"
-    return AuthError(text, code=code) if code in _AUTH_CODES else JoinError(text, code=code)
+    if code in _AUTH_CODES:
+        return AuthError(text, code=code, hint=_POLICY if private and code == "Unauthorized" else None)
+    return JoinError(text, code=code, hint=_PRIVATE_ONLY if code == "PrivateOnly" else None)

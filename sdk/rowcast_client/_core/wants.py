@@ -38,6 +38,14 @@ class Authorize:
 
 
 @dataclass(frozen=True, slots=True)
+class Refresh:
+    """Get another access token for this joined channel; answer with ``refreshed`` or ``unrefreshed``."""
+
+    topic: str
+    join_ref: str
+
+
+@dataclass(frozen=True, slots=True)
 class Notify:
     """Tell the channel's owner."""
 
@@ -78,4 +86,4 @@ class Stop:
     error: RowcastError
 
 
-Want = Open | Close | Send | Authorize | Notify | Deliver | System | Report | Stop
+Want = Open | Close | Send | Authorize | Refresh | Notify | Deliver | System | Report | Stop
