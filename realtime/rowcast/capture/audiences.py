@@ -137,7 +137,13 @@ class Audiences:
         """Those whose filter became ready, and whether it asks."""
         if not subscriptions.known(relation):
             return
-        for number, listeners in enumerate(list(subscriptions.index(relation).missing), start=1):
+        missing = list(subscriptions.index(relation).missing)
+        by_role: dict[str, list[Binding]] = {}
+        for listeners in missing:
+            by_role.setdefault(next(iter(listeners.roles)), []).append(listeners.binding)
+        for role, bindings in by_role.items():
+            await filters.cast_ahead(connection, relation, bindings, role)
+        for number, listeners in enumerate(missing, start=1):
             if number % _TURN == 0:
                 await asyncio.sleep(0)
             if not listeners.members:

@@ -10,37 +10,31 @@ import re
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final
 
 import asyncpg
 
-from rowcast.db.connection import Session
+from rowcast.capture.conditions import MAX_IN, MAX_VALUE, PATTERNS, Type, expression, probe, quoted, schema_of
+from rowcast.db.connection import LOST, Session
 from rowcast.model.binding import Binding
 from rowcast.model.change import Relation
-from rowcast.model.filter import Condition, Op, Step, conditions
+from rowcast.model.filter import Condition, Op, conditions
 from rowcast.model.predicate import NEVER, NULL, Ask, Column, Predicate, Row, Truth, casts, make_predicate
 from rowcast.model.shape import OTHER, Shape
 
-MAX_IN: Final = 100
-#: Bytes of values that are kept, and characters that one may have: `1e131000` is short, and what it means is
-#: not.
+#: Bytes of values that are kept.
 _KEPT_BYTES: Final = 16 * 1024 * 1024
-_MAX_VALUE: Final = 40_000
-_SQL: Final[Mapping[Op, str]] = {
-    Op.EQ: "=", Op.NEQ: "<>", Op.LT: "<", Op.LTE: "<=", Op.GT: ">", Op.GTE: ">=",
-    Op.ISDISTINCT: "is distinct from",
-    Op.LIKE: "~~", Op.ILIKE: "~~*", Op.MATCH: "~", Op.IMATCH: "~*",
-}  # fmt: skip
-_PATTERNS: Final = frozenset({Op.LIKE, Op.ILIKE, Op.MATCH, Op.IMATCH})
 _ESCAPED_END: Final = re.compile(r"(?<!\\)(?:\\\\)*\\\Z")
-_QUALIFIED: Final = re.compile(r'(?:"((?:[^"]|"")*)"|([^".]+))[.]')
 # As rowcast.pin does it for the rows.
 _PINNED: Final = (
     "set local timezone = 'UTC'; set local datestyle = 'ISO, MDY'; set local intervalstyle = 'postgres';"
     " set local bytea_output = 'hex'; set local extra_float_digits = 1; set local xmloption = 'content';"
     " set local lc_monetary = 'C'"
 )
+#: Values that are cast by one statement, and in how many parts one that failed is tried again.
+_MANY: Final = 1_000
+_PARTS: Final = 10
 #: What Postgres may take to check a filter: compiling a pattern can take long.
 _CHECK_SECONDS: Final = 2.0
 #: Classes of SQLSTATE that say something of a statement: of its data, its syntax and rights, what it raised.
@@ -64,23 +58,13 @@ class FilterError(Exception):
         super().__init__(f"ERROR {code} ({name}) {text}")
 
 
-@dataclass(frozen=True, slots=True)
-class _Type:
-    """A column's type: for SQL, for people, and what Python may decide of it."""
-
-    type: str
-    collation: str
-    shown: str
-    kind: str
-
-
 class Filters:
     """The filters of one database. Keeps what was cast, and the types of the versions of tables."""
 
     def __init__(self) -> None:
         self._values: OrderedDict[tuple[str, Op, str], tuple[bytes, ...]] = OrderedDict()
         self._kept = 0
-        self._types: dict[int, dict[str, _Type]] = {}
+        self._types: dict[int, dict[str, Type]] = {}
 
     async def prepare(
         self,
@@ -128,17 +112,62 @@ class Filters:
         columns = {name: Column(type_.kind, type_.type, type_.collation) for name, type_ in types.items()}
         return make_predicate(binding.filter, columns, values)
 
-    def _types_of(self, relation: Relation) -> dict[str, _Type]:
+    async def cast_ahead(
+        self, connection: Session, relation: Relation, bindings: Iterable[Binding], role: str
+    ) -> None:
+        """Have Postgres cast what the filters of many bindings hold, many values by one statement. What it
+        cannot cast is left for ``prepare`` to say."""
+        types = self._types_of(relation)
+        wanted: dict[tuple[Type, bool], dict[str, dict[Op, Condition]]] = {}
+        for binding in bindings:
+            for condition in conditions(binding.filter) if binding.filter is not None else ():
+                type_ = types.get(condition.column)
+                if type_ is None or not casts(condition, type_.kind):
+                    continue
+                if (type_.type, condition.op, condition.value) not in self._values:
+                    of_type = wanted.setdefault((type_, condition.op is Op.IN), {})
+                    of_type.setdefault(condition.value, {})[condition.op] = condition
+        for (type_, _), values in wanted.items():
+            listed = [list(by_op.values()) for by_op in values.values()]
+            for begin in range(0, len(listed), _MANY):
+                await self._cast_many(connection, listed[begin : begin + _MANY], type_, role)
+
+    async def _cast_many(
+        self, connection: Session, asked: Sequence[Sequence[Condition]], type_: Type, role: str
+    ) -> None:
+        """Values of one type, each with the conditions that have it. Where one cannot be cast, in parts."""
+        if len(asked) < _PARTS:
+            return
+        value = probe(asked[0][0], type_, "u.v")
+        sql = f"select {value} from unnest($1::text[]) with ordinality as u (v, k) order by u.k"
+        try:
+            async with as_subscriber(connection, role, [schema_of(type_.type)], _CHECK_SECONDS):
+                records = await connection.fetch(sql, [same[0].value for same in asked])
+        except RoleUnavailable:
+            return
+        except asyncpg.PostgresError as error:
+            if isinstance(error, LOST):
+                raise
+            step = len(asked) // _PARTS
+            for begin in range(0, len(asked), step):
+                await self._cast_many(connection, asked[begin : begin + step], type_, role)
+            return
+        for same, (texts,) in zip(asked, records, strict=True):
+            for condition in same:
+                if not _fault_of(condition, texts):
+                    self._keep((type_.type, condition.op, condition.value), _raws(texts))
+
+    def _types_of(self, relation: Relation) -> dict[str, Type]:
         known = self._types.get(relation.id)
         if known is None:
             known = self._types[relation.id] = {
-                column.name: _Type(column.sql, column.collation, column.shown, _kind(column.shape))
+                column.name: Type(column.sql, column.collation, column.shown, _kind(column.shape))
                 for column in relation.columns
             }
         return known
 
     async def _ask(
-        self, connection: Session, asked: Sequence[Condition], types: Mapping[str, _Type], role: str
+        self, connection: Session, asked: Sequence[Condition], types: Mapping[str, Type], role: str
     ) -> dict[Condition, tuple[bytes, ...]]:
         """Have Postgres cast the values and look at the operators, all at once; one by one to find a
         fault."""
@@ -158,13 +187,13 @@ class Filters:
         return found
 
     async def _cast(
-        self, connection: Session, asked: Sequence[Condition], types: Mapping[str, _Type], role: str
+        self, connection: Session, asked: Sequence[Condition], types: Mapping[str, Type], role: str
     ) -> dict[Condition, tuple[bytes, ...]]:
         parts = [
-            _probe(condition, types[condition.column], f"${number}")
+            probe(condition, types[condition.column], f"${number}")
             for number, condition in enumerate(asked, start=1)
         ]
-        schemas = [_schema(types[condition.column].type) for condition in asked]
+        schemas = [schema_of(types[condition.column].type) for condition in asked]
         async with as_subscriber(connection, role, schemas, _CHECK_SECONDS):
             record = await connection.fetchrow(
                 "select " + ", ".join(parts), *(condition.value for condition in asked)
@@ -173,13 +202,11 @@ class Filters:
         found: dict[Condition, tuple[bytes, ...]] = {}
         for condition, texts in zip(asked, record.values(), strict=True):
             type_ = types[condition.column]
-            if condition.op is Op.IN and len(texts) > MAX_IN:
-                raise FilterError(f"too many values for `in` filter. Maximum {MAX_IN}")
-            if casts(condition, type_.kind):
-                if any(text is not None and len(text) > _MAX_VALUE for text in texts):
-                    raise FilterError(f"a value of the filter on {condition.column} is too long")
-                raws = tuple(NULL if text is None else text.encode() for text in texts)
-                found[condition] = raws
+            compared = casts(condition, type_.kind)
+            if (compared or condition.op is Op.IN) and (fault := _fault_of(condition, texts)):
+                raise FilterError(fault)
+            if compared:
+                found[condition] = raws = _raws(texts)
                 self._keep((type_.type, condition.op, condition.value), raws)
         return found
 
@@ -200,13 +227,13 @@ async def as_subscriber(
     ``seconds`` bounds each statement. `set local` only: a role set otherwise would outlive the transaction in
     a pool. Raises RoleUnavailable where the role cannot be assumed.
     """
-    path = ", ".join(dict.fromkeys(["pg_catalog", *map(_quoted, schemas)]))
+    path = ", ".join(dict.fromkeys(["pg_catalog", *map(quoted, schemas)]))
     async with connection.transaction(readonly=True):
         await connection.execute(
             f"set local search_path = {path}; set local statement_timeout = {int(seconds * 1000)}; {_PINNED}"
         )
         try:
-            await connection.execute(f"set local role {_quoted(role)}")
+            await connection.execute(f"set local role {quoted(role)}")
         except (
             asyncpg.InsufficientPrivilegeError,
             asyncpg.InvalidParameterValueError,
@@ -230,12 +257,12 @@ async def answer(
     columns = list(dict.fromkeys(ask.column for ask in asks))
     record = ", ".join(
         dict.fromkeys(
-            f"{_quoted(ask.column)} {ask.type}" + (f" collate {ask.collation}" if ask.collation else "")
+            f"{quoted(ask.column)} {ask.type}" + (f" collate {ask.collation}" if ask.collation else "")
             for ask in asks
         )
     )
     parts = [
-        f"array(select {_expression(of[0], 'u.v')}"
+        f"array(select {expression(of[0], 'u.v')}"
         f" from unnest(${number}::text[]) with ordinality as u (v, k) order by u.k)"
         for number, of in enumerate(groups.values(), start=2)
     ]
@@ -243,7 +270,7 @@ async def answer(
         f"select {', '.join(parts)} from unnest($1::text[]) with ordinality as i (image, n),"
         f" json_to_record(i.image::json) as r({record}) order by i.n"
     )
-    async with as_subscriber(connection, role, [_schema(ask.type) for ask in asks], seconds):
+    async with as_subscriber(connection, role, [schema_of(ask.type) for ask in asks], seconds):
         records = await connection.fetch(
             sql,
             [_image(row, columns) for row in rows],
@@ -265,6 +292,19 @@ def _image(row: Row, columns: Sequence[str]) -> str:
     return "{" + ",".join(parts) + "}"
 
 
+def _fault_of(condition: Condition, texts: Sequence[str | None]) -> str | None:
+    """What is wrong with a value that could be cast."""
+    if condition.op is Op.IN and len(texts) > MAX_IN:
+        return f"too many values for `in` filter. Maximum {MAX_IN}"
+    if any(text is not None and len(text) > MAX_VALUE for text in texts):
+        return f"a value of the filter on {condition.column} is too long"
+    return None
+
+
+def _raws(texts: Sequence[str | None]) -> tuple[bytes, ...]:
+    return tuple(NULL if text is None else text.encode() for text in texts)
+
+
 def _size(key: tuple[str, Op, str], raws: tuple[bytes, ...] | None) -> int:
     return 0 if raws is None else 200 + len(key[2]) + sum(50 + len(raw) for raw in raws)
 
@@ -273,7 +313,7 @@ def _kind(shape: Shape | None) -> str:
     return shape if isinstance(shape, str) else OTHER
 
 
-def _check(condition: Condition, types: Mapping[str, _Type]) -> None:
+def _check(condition: Condition, types: Mapping[str, Type]) -> None:
     """What can be said without asking: the column is there, and `is` fits it."""
     type_ = types.get(condition.column)
     if type_ is None:
@@ -294,95 +334,14 @@ def _check(condition: Condition, types: Mapping[str, _Type]) -> None:
             raise FilterError(f"is {condition.value} filter requires a boolean column, got {shown}")
 
 
-def _probe(condition: Condition, type_: _Type, value: str) -> str:
-    """SQL that fails where the condition cannot be evaluated, and gives the texts of its value where they
-    count."""
-    if casts(condition, type_.kind):
-        if condition.op is Op.IN:
-            texts = (
-                f"left(to_json(v)::text, {_MAX_VALUE + 1}) from unnest({value}::text::{type_.type}[]) as v"
-            )
-            # Too many are not even cast.
-            many = f"cardinality({value}::text::text[]) > {MAX_IN}"
-            filled = f"array_fill(''::text, array[{MAX_IN + 1}])"
-            return f"case when {many} then {filled} else array(select {texts}) end"
-        return f"array[left(to_json({value}::text::{type_.type})::text, {_MAX_VALUE + 1})]"
-    ask = Ask(condition.column, type_.type, type_.collation, condition.path, condition.op, condition.value)
-    # Postgres folds an operator over NULL away, so the value is cast beside it.
-    truth = _expression(ask, f"{value}::text", f"null::{type_.type}")
-    match condition.op:
-        case Op.IN:
-            checked = f"array(select ''::text from unnest({value}::text::{_operand(ask)}[]) as v)"
-        case op if op in _PATTERNS:
-            collation = f" collate {type_.collation}" if type_.collation and not condition.path else ""
-            sample = (
-                f"''::bytea {_SQL[op]} {value}::text::bytea"
-                if type_.kind == "bytea"
-                else (f"''::text{collation} {_SQL[op]} {value}::text")
-            )
-            checked = f"array[({sample})::text]"
-        case Op.IS:
-            checked = f"array[{value}::text]"
-        case _:
-            checked = f"array[({value}::text::{_operand(ask)})::text]"
-    return f"case when ({truth}) is null then {checked} end"
-
-
-def _expression(ask: Ask, value: str, column: str | None = None) -> str:
-    """The condition in SQL, over a row called r, or over what stands for the column."""
-    left, type_ = column or f"r.{_quoted(ask.column)}", _operand(ask)
-    if ask.path:
-        left = f"({left}{''.join(map(_step, ask.path))})"
-        if not ask.path[-1].text:
-            # A json value has no equality of its own.
-            left += "::jsonb"
-    match ask.op:
-        case Op.IS:
-            return f"{left} is null"
-        case Op.IN:
-            return f"{left} = any ({value}::{type_}[])"
-        case op if op in _PATTERNS:
-            # A pattern is text, whatever domain the column may have; bytea alone has patterns of its own.
-            return f"{left} {_SQL[op]} {value}::{type_ if type_ == 'pg_catalog.bytea' else 'text'}"
-        case op:
-            return f"{left} {_SQL[op]} {value}::{type_}"
-
-
-def _operand(ask: Ask) -> str:
-    """The type that both sides have."""
-    if not ask.path:
-        return ask.type
-    return "text" if ask.path[-1].text else "jsonb"
-
-
-def _step(step: Step) -> str:
-    key = str(step.key) if isinstance(step.key, int) else _literal(step.key)
-    return f" {'->>' if step.text else '->'} {key}"
-
-
-def _fault(error: asyncpg.PostgresError, condition: Condition, type_: _Type) -> FilterError:
+def _fault(error: asyncpg.PostgresError, condition: Condition, type_: Type) -> FilterError:
     code = error.sqlstate or "XX000"
     message = str(error.args[0]) if error.args else str(error)
     if code == "2201B":
         return FilterError(f"invalid regular expression for {condition.op} filter: {message}")
-    if code in ("42883", "42725") and condition.op in _PATTERNS:
+    if code in ("42883", "42725") and condition.op in PATTERNS:
         return FilterError(
             f"operator {condition.op} requires a text-compatible column type, got {type_.shown}"
         )
     name = re.sub(r"(?<!^)(?=[A-Z])", "_", type(error).__name__.removesuffix("Error")).lower()
     return FilterError(message, code, name)
-
-
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
-
-
-def _schema(type_: str) -> str:
-    """The schema of a qualified type, without its quotes."""
-    found = _QUALIFIED.match(type_)
-    assert found is not None
-    return found[2] if found[1] is None else found[1].replace('""', '"')
-
-
-def _literal(text: str) -> str:
-    return "E'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
