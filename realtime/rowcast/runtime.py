@@ -113,7 +113,7 @@ async def running(settings: Settings, *, wait: bool = True) -> AsyncIterator[Run
 
 
 def _say(text: str) -> None:
-    log.warning("migrated_in_part", told=text)
+    log.warning("database_differs", told=text)
 
 
 async def _work(opening: Opening, opened: asyncio.Event, stream: Stream) -> None:

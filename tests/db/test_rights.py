@@ -1,6 +1,7 @@
 """What each kind of role can do beside its database, what is said of the rest, and what an administrator
 mends."""
 
+from pathlib import Path
 from urllib.parse import quote
 
 import asyncpg
@@ -13,6 +14,7 @@ from rowcast.db.rights import Missing
 from rowcast.errors import MigrationError
 from rowcast.model.claims import Claims
 from support import databases
+from support.server import Server
 from support.sites import ScriptError, Site, Sites
 from support.streams import streaming, subscribed
 
@@ -100,6 +102,15 @@ async def test_a_plain_owner_works_with_what_there_is_and_is_told_once_what_is_m
     assert await asked(site.owner, STANDING, ROLES) == 0
     assert await migrated(site.owner) == ([], said)
     await delivers(site)
+
+
+async def test_a_server_of_a_plain_owner_logs_once_what_is_missing(sites: Sites, tmp_path: Path) -> None:
+    server = Server(sites.make("owner").owner, tmp_path / "server.log")
+    try:
+        await server.start()
+        assert server.printed().count(MENDED) == 1
+    finally:
+        await server.end()
 
 
 async def test_an_owner_who_makes_roles_lacks_what_takes_a_superuser(sites: Sites) -> None:

@@ -142,7 +142,7 @@ async def test_what_the_user_granted_and_built_on_ours_keeps_it(sites: Sites) ->
     assert await ask(site.admin, "select count(*) from pg_policy") == 1
 
 
-async def test_a_view_of_the_users_on_our_tables_stops_it_and_is_named(sites: Sites) -> None:
+async def test_what_the_user_built_on_our_schema_stops_it_and_is_named(sites: Sites) -> None:
     site = sites.make("superuser")
     databases.execute(site.owner, USERS_OWN)
     await used(site)
@@ -150,6 +150,10 @@ async def test_a_view_of_the_users_on_our_tables_stops_it_and_is_named(sites: Si
     with pytest.raises(UninstallError, match=r"view shop\.mine depends on view rowcast\.tables"):
         await uninstall(site.owner)
     databases.execute(site.owner, "drop view shop.mine")
+    databases.execute(site.owner, "alter table shop.lines alter n set default nextval('rowcast.seq')")
+    with pytest.raises(UninstallError, match=r"default value for column n of table shop\.lines"):
+        await uninstall(site.owner)
+    databases.execute(site.owner, "alter table shop.lines alter n drop default")
     done = await uninstall(site.owner)
     assert done is not None
     assert "the schema rowcast" in done.removed

@@ -83,6 +83,13 @@ union all
 select 'table', string_agg(format('%I.%I', n.nspname, k.relname), ', ')
 from pg_class as k join pg_namespace as n on n.oid = k.relnamespace
 where n.nspname = 'rowcast' and k.relkind in ('r', 'p')
+union all
+-- Those of identity columns are gone by then.
+select 'sequence', string_agg(format('%I.%I', n.nspname, k.relname), ', ')
+from pg_class as k join pg_namespace as n on n.oid = k.relnamespace
+where n.nspname = 'rowcast' and k.relkind = 'S'
+  and not exists (select from pg_depend as d where d.classid = 'pg_class'::regclass and d.objid = k.oid
+                  and d.deptype in ('a', 'i') and d.refclassid = 'pg_class'::regclass)
 """
 
 
@@ -269,8 +276,7 @@ class _Uninstall:
                         await self._execute(f"drop function {names} cascade")
                     case kind, names:
                         await self._execute(f"drop {kind} {names}")
-            # The sequences go with it; whatever depends on those is ours.
-            await self._execute("drop schema rowcast cascade")
+            await self._execute("drop schema rowcast")
         except asyncpg.DependentObjectsStillExistError as error:
             detail = "; ".join((error.detail or str(error)).splitlines())
             raise UninstallError(
