@@ -31,6 +31,7 @@ _FUNCTION_ORDER = (
     "catalog",
     "retention",
     "messages",
+    "visibility",
     "rights",
 )
 _RETRY_SECONDS = 0.1
