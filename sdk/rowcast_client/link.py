@@ -105,6 +105,8 @@ class Link:
                 continue  # binary frames carry broadcasts, which nobody here has asked for
             wanted = self._client._core.received(number, message, time.monotonic())
             if len(wanted) == 1 and isinstance(want := wanted[0], Deliver | System):
+                if isinstance(want, System):
+                    self._client._changed()  # it may have warned of the token's end
                 await self._hand_over(want)
             else:
                 self._client._apply(wanted)

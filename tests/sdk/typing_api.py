@@ -37,7 +37,7 @@ async def token() -> str:
 
 
 async def usage() -> None:
-    async with create_client("http://localhost", lambda: "key", token=token, on_error=print) as client:
+    async with create_client("http://localhost", lambda: "key", token=token, token_warning=30) as client:
         assert_type(client, Client)
         channel = client.channel("a")
         assert_type(channel.on("postgres_changes", {"event": "*", "table": "t"}, on_change), Channel)
@@ -45,6 +45,12 @@ async def usage() -> None:
         channel.on("system", on_system).on("system", {}, on_system)
         assert_type(channel.subscribe(on_status), Channel)
         assert_type(await channel.subscribe(on_status_short), Channel)
+        assert_type(client.channel("b", private=True).private, bool)
+        client.set_token("token")
+        client.set_token(token)
+        client.channel("b", True)  # type: ignore[call-arg]
+        client.channel("b", private="yes")  # type: ignore[arg-type]
+        client.set_token(None)  # type: ignore[arg-type]
         channel.on("postgres_changes", on_change, event="UPSERT", table="t")  # type: ignore[call-overload]
         channel.on("postgres_changes", on_system, table="t")  # type: ignore[call-overload]
         channel.on("broadcast", on_change)  # type: ignore[call-overload]
