@@ -38,13 +38,18 @@ def passwords(draw: st.DrawFn) -> str:
 
 
 @st.composite
-def addresses(draw: st.DrawFn, host: str = "127.0.0.1:1", database: str = "app") -> str:
-    """An address with such a password in it, escaped or not, in its usual place or as a parameter."""
+def addresses(
+    draw: st.DrawFn, host: str = "127.0.0.1:1", database: str = "app", *, good: bool = False
+) -> str:
+    """An address with such a password in it, in its usual place or as a parameter: escaped or not, and with
+    other faults, unless it is to be ``good``."""
     password = draw(passwords())
-    written = quote(password, safe="") if draw(st.booleans()) else password
+    written = quote(password, safe="") if good or draw(st.booleans()) else password
     user = draw(st.sampled_from(("me", "", "a%40b")))
-    scheme = draw(st.sampled_from(("postgresql", "postgres", "mysql", "", "POSTGRESQL")))
-    query = draw(st.sampled_from(("", "?sslmode=disable", "?sslmode=verify", "?a", "?b=%zz")))
+    scheme, query = "postgresql", ""
+    if not good:
+        scheme = draw(st.sampled_from(("postgresql", "postgres", "mysql", "", "POSTGRESQL")))
+        query = draw(st.sampled_from(("", "?sslmode=disable", "?sslmode=verify", "?a", "?b=%zz")))
     if draw(st.booleans()):
         return f"{scheme}://{user}:{written}@{host}/{database}{query}"
     return f"{scheme}://{user}@{host}/{database}?password={written}"
