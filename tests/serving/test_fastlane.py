@@ -290,6 +290,21 @@ async def test_a_message_in_any_number_of_fragments_takes_no_more_than_its_size(
     assert connection._fragments == b"["
 
 
+@pytest.mark.parametrize("text", [b"\xff", b"[\xed\xa0\x80]"], ids=["no text", "half a pair"])
+async def test_a_text_that_is_no_utf_8_closes_with_1007_and_logs_nothing(
+    start: Start, caplog: pytest.LogCaptureFixture, text: bytes
+) -> None:
+    server = await start(log_level="info")
+    for _ in range(3):
+        async with connect(server.url) as socket:
+            await socket.send(text, text=True)
+            with pytest.raises(ConnectionClosed) as closed:
+                await socket.recv()
+            assert closed.value.rcvd is not None
+            assert closed.value.rcvd.code == 1007
+    assert not [record for record in caplog.records if "uvicorn" in record.name]
+
+
 async def test_a_message_whose_fragments_are_too_big_together_closes_with_1009(
     start: Start, raw: Callable[[Running], Awaitable[Raw]]
 ) -> None:

@@ -1,7 +1,7 @@
 """``postgres_changes`` over real sockets, from a real database: the cases of the original's own tests.
 
 Each test is named after its case. Those that need a catalog of their own (91 to 93, 95) are in
-tests/transcripts. Rows that only some subscribers may see (88) and the rate of events (94) are not here.
+tests/transcripts. Rows that only some subscribers may see (88) are not here.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -385,3 +385,14 @@ async def test_case_90_an_unchanged_toast_value_is_in_the_record(stage: Stage, t
         await client.subscribe(TOPIC, on(table))
         await stage.run(f"update {table} set n = 5")
         await client.hears_event(TOPIC, Change("UPDATE", table, COLUMNS, row(1, "x" * 100_000, 5), old))
+
+
+async def test_case_94_no_change_is_dropped_however_many_come_in_a_second(stage: Stage) -> None:
+    async with stage.client() as client:
+        await client.subscribe(TOPIC, on("things", "INSERT"))
+        # An average of 100 a second over a minute that has just begun is reached with 500 of these.
+        for begin in range(1, 2001, 500):
+            await stage.run(f"insert into things (id) select generate_series({begin}, {begin + 499})")
+        await stage.settle()
+        assert await client.rows(TOPIC) == [("INSERT", id_) for id_ in range(1, 2001)]
+        await client.hears_nothing(listening=True)

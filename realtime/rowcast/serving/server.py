@@ -18,14 +18,16 @@ _BACKLOG: Final = 2048
 #: At these levels uvicorn and websockets log requests and frames whole: keys, tokens and payloads; or tell of
 #: each start and end in seven lines.
 _TELLTALE: Final = frozenset({"trace", "debug", "info"})
+_UNWANTED: Final = ('"WebSocket', "without completing handshake", "Invalid UTF-8 sequence")
 
 
 class _NoAddresses(logging.Filter):
-    """uvicorn logs each handshake's URL, which holds the key, and calls a refused one an error."""
+    """uvicorn logs each handshake's URL, which holds the key, and calls a refused one an error, and a text that
+    is no UTF-8."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         message = record.msg if isinstance(record.msg, str) else ""
-        return '"WebSocket' not in message and "without completing handshake" not in message
+        return not any(text in message for text in _UNWANTED)
 
 
 def make_server(
