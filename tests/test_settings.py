@@ -52,6 +52,7 @@ def test_no_secret_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found["DATABASE_URL"].value == "postgresql://me:********@db.example:5432/app"
     assert found["DATABASE_URL"].source == "environment, DATABASE_URL"
     assert found["PORT"].source == "default"
+    assert found["PORT"].description == "The port to listen on."
     shown = repr(settings) + repr(found)
     assert "a-password" not in shown
     assert "another-one" not in shown

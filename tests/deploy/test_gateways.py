@@ -112,6 +112,18 @@ async def test_no_log_holds_a_token_whatever_becomes_of_the_handshake(
         assert secret not in logged
 
 
+async def test_nginx_leads_plain_http_to_tls_and_logs_nothing_of_it(nginx: Nginx, server: Server) -> None:
+    target = f"/realtime/v1/websocket?apikey={server.token()}"
+    reader, writer = await asyncio.open_connection("127.0.0.1", nginx.plain)
+    writer.write(f"GET {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
+    answered = (await asyncio.wait_for(reader.read(), 30)).decode()
+    writer.close()
+    assert answered.startswith("HTTP/1.1 301 ")
+    assert f"Location: https://localhost{target}\r\n" in answered
+    await nginx.stop()
+    assert target not in nginx.logged()
+
+
 async def test_a_change_of_a_megabyte_and_a_message_of_four_pass(
     gateway: Gateway, server: Server, db: asyncpg.Connection
 ) -> None:

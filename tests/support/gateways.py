@@ -161,15 +161,19 @@ class Nginx(Gateway):
 
     program = "nginx"
 
+    def __init__(self, folder: Path, certificate: Certificate, upstream: int) -> None:
+        super().__init__(folder, certificate, upstream)
+        #: The port that speaks HTTP without TLS.
+        self.plain = free_port()
+
     @staticmethod
     def document() -> str:
         return printed("docs/deploy.md", "nginx", "# /etc/nginx/conf.d/")
 
     def configure(self, text: str) -> None:
-        plain = free_port()
         for pattern, own in (
             (r"listen \[::\]:\d+( ssl)?;", ""),
-            (r"listen 80;", f"listen 127.0.0.1:{plain};"),
+            (r"listen 80;", f"listen 127.0.0.1:{self.plain};"),
             (r"listen 443 ssl;", f"listen 127.0.0.1:{self.port} ssl;"),
             (r"server_name \S+;", "server_name localhost;"),
             (r"/etc/\S+/fullchain.pem", str(self.certificate.chain)),
@@ -200,6 +204,10 @@ class Caddy(Gateway):
 
     program = "caddy"
 
+    def __init__(self, folder: Path, certificate: Certificate, upstream: int) -> None:
+        super().__init__(folder, certificate, upstream)
+        self._orders = free_port()
+
     @staticmethod
     def document() -> str:
         return printed("docs/deploy.md", "caddyfile", "{\n")
@@ -212,10 +220,6 @@ class Caddy(Gateway):
         # Its own port for orders, and none for plain HTTP.
         own = f"{{\n\tadmin 127.0.0.1:{self._orders}\n\tauto_https disable_redirects\n"
         (self.folder / "Caddyfile").write_text(own + text.removeprefix("{\n"))
-
-    def __init__(self, folder: Path, certificate: Certificate, upstream: int) -> None:
-        super().__init__(folder, certificate, upstream)
-        self._orders = free_port()
 
     def _environment(self) -> dict[str, str]:
         own = {"DOMAIN": f"https://localhost:{self.port}", "UPSTREAM": f"127.0.0.1:{self.upstream}"}
