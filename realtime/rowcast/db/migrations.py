@@ -17,7 +17,7 @@ from rowcast import __version__
 from rowcast.db import notes
 from rowcast.db.connection import ADVISORY_MIGRATE, connect
 from rowcast.db.ledger import Applied, Ledger, Script, plan
-from rowcast.db.rights import Missing, missing
+from rowcast.db.rights import HINT, Missing, missing
 from rowcast.errors import MigrationError
 
 _NAME = re.compile(r"(\d{4})_(\w+)\.sql")
@@ -174,10 +174,13 @@ async def check_owner(connection: asyncpg.Connection) -> None:
 
 async def _begin(connection: asyncpg.Connection) -> None:
     """Have a ledger, and note how everything outside our schema is found."""
-    async with connection.transaction():
-        if not await connection.fetchval(_LEDGER_STANDS):
-            await connection.execute(_LEDGER + notes.TABLE)
-        await notes.look(connection)
+    try:
+        async with connection.transaction():
+            if not await connection.fetchval(_LEDGER_STANDS):
+                await connection.execute(_LEDGER + notes.TABLE)
+            await notes.look(connection)
+    except asyncpg.InsufficientPrivilegeError as error:
+        raise MigrationError(f"Postgres says: {error}. {HINT}") from None
 
 
 async def _run(connection: asyncpg.Connection, planned: Sequence[Script], release: str) -> None:

@@ -33,7 +33,9 @@ from pg_roles as r where r.rolname = current_user
 _ROLES = """
 select w.name, r.oid is not null as stands, coalesce(r.rolbypassrls or r.rolsuper, false) as bypasses,
        coalesce(pg_has_role(r.oid, case when $2 then 'set' else 'member' end), false) as sets,
-       coalesce(pg_has_role(r.oid, 'usage'), false) as inherits,
+       -- Before PostgreSQL 16 a role that inherits nothing cannot be made to by a grant.
+       coalesce(pg_has_role(r.oid, 'usage'), false)
+         or not $2 and not (select rolinherit from pg_roles where rolname = current_user) as inherits,
        case when $2 then coalesce(pg_has_role(r.oid, 'member with admin option'), false)
             else (select rolcreaterole from pg_roles where rolname = current_user) end as admins
 from unnest($1::text[]) with ordinality as w (name, n) left join pg_roles as r on r.rolname = w.name
