@@ -109,6 +109,12 @@ begin
         outbox := pg_sequence_last_value('rowcast.current_outbox'::regclass);
         %2$s
         get diagnostics written = row_count;
+        if written > 0 then
+          -- Once in so many changes, by whoever drew the number.
+          if currval('rowcast.seq') %% 512 < written then
+            perform rowcast.stop_if_full();
+          end if;
+        end if;
         if changed_settings is not null then
           perform rowcast.unpin(changed_settings);
         end if;
@@ -130,7 +136,10 @@ begin
                    tg_argv[0]::int, %3$L, change.new, change.old, clock_timestamp()
             from (%4$s) as change;
           $branch$, case n when 0 then 'if' else 'elsif' end, n, source.op, source.rows), '' order by n)
-          || 'end if;'
+          -- Not read for lack of a right: no row is left out silently.
+          || 'else
+            raise exception ''Rowcast cannot read its flags. "rowcast unwatch" stops it capturing this table'';
+          end if;'
         from generate_series(0, 2) as n
       ));
   end loop;
@@ -158,6 +167,10 @@ begin
     grant select on sequence rowcast.current_outbox, rowcast.asleep_until, rowcast.lease_until to rowcast_capture;
     grant execute on function rowcast.pin(text), rowcast.unpin(text[]), rowcast.drawn_order(text, text, int)
       to rowcast_capture;
+    -- It stands in a later file.
+    if to_regprocedure('rowcast.stop_if_full()') is not null then
+      grant execute on function rowcast.stop_if_full() to rowcast_capture;
+    end if;
   end if;
 end $$;
 

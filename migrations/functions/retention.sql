@@ -7,15 +7,114 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
   from generate_series(0, 2) as n
 $$;
 
--- Keep the triggers capturing for so many seconds more. Where the lease had run out, changes went uncaptured:
--- a new epoch begins. Returns whether one did.
-create or replace function rowcast.renew_lease(seconds bigint) returns boolean
+-- The size in bytes at which triggers stop capturing; 0 where none was set yet.
+create sequence if not exists rowcast.outbox_limit as bigint minvalue 0;
+
+create or replace function rowcast.bound_outbox(bytes bigint) returns void
+language sql set search_path = pg_catalog, pg_temp as $$
+  select setval('rowcast.outbox_limit', bytes) from rowcast.outbox_limit as l
+  where l.last_value <> bytes or not l.is_called
+$$;
+
+-- Bytes that the outbox takes.
+create or replace function rowcast.outbox_size() returns bigint
+language sql stable set search_path = pg_catalog, pg_temp as $$
+  select sum(pg_total_relation_size(t))::bigint
+  from unnest(array['rowcast.outbox_0', 'rowcast.outbox_1', 'rowcast.outbox_2']::regclass[]) as t
+$$;
+
+create or replace function rowcast.outbox_full() returns boolean
+language sql stable set search_path = pg_catalog, pg_temp as $$
+  select l.is_called and l.last_value > 0 and rowcast.outbox_size() > l.last_value from rowcast.outbox_limit as l
+$$;
+
+-- Called by the triggers now and then: end the lease where the outbox is full. The user's disk comes first.
+create or replace function rowcast.stop_if_full() returns void
+language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '10ms' as $$
+begin
+  if rowcast.outbox_full() then
+    perform setval('rowcast.lease_until', 0);
+  end if;
+exception when lock_not_available then
+  -- It is being trimmed at this moment.
+  null;
+end $$;
+
+-- What keeps the triggers from writing down what changes, in a sentence; null where nothing does.
+create or replace function rowcast.unfit() returns text
+language sql stable set search_path = pg_catalog, pg_temp as $$
+  with owners as (
+    select distinct p.proowner as role from pg_proc as p
+    where p.pronamespace = 'rowcast'::regnamespace and p.proname like 'capture\_%'
+  )
+  select coalesce(
+    (select format('the function rowcast.%s is gone: run rowcast migrate', name)
+     from unnest(array['capture_insert', 'capture_update', 'capture_delete', 'capture_truncate', 'capture_insert_row',
+                       'capture_update_row', 'capture_delete_row', 'draw_order', 'pin', 'unpin', 'drawn_order',
+                       'stop_if_full']) as name
+     where not exists (select from pg_proc as p where p.pronamespace = 'rowcast'::regnamespace and p.proname = name)
+     limit 1),
+    (select format('%s may not use the schema rowcast, so writes to captured tables fail: run rowcast migrate',
+                   o.role::regrole)
+     from owners as o where not has_schema_privilege(o.role, 'rowcast', 'usage') limit 1),
+    (select format('%s may not insert into rowcast.outbox_%s, so writes to captured tables fail: run rowcast migrate',
+                   o.role::regrole, n)
+     from owners as o, generate_series(0, 2) as n
+     where not has_table_privilege(o.role, 'rowcast.outbox_' || n, 'insert') limit 1),
+    (select format('%s may not use rowcast.%s, so writes to captured tables fail: run rowcast migrate',
+                   o.role::regrole, k.name)
+     from owners as o,
+          (values ('seq', 'usage'), ('current_outbox', 'select'), ('asleep_until', 'select'),
+                  ('lease_until', 'select')) as k (name, right_)
+     where not has_sequence_privilege(o.role, 'rowcast.' || k.name, k.right_) limit 1),
+    (select format('%s may not call %s, so writes to captured tables fail: run rowcast migrate',
+                   o.role::regrole, p.oid::regprocedure)
+     from owners as o, pg_proc as p
+     where p.pronamespace = 'rowcast'::regnamespace and p.proname in ('pin', 'unpin', 'drawn_order', 'stop_if_full')
+       and not has_function_privilege(o.role, p.oid, 'execute') limit 1),
+    case when rowcast.outbox_full() then
+      'the outbox has twice the size of ROWCAST_RETENTION_SIZE, and is not trimmed while a transaction that wrote '
+      'stays open: changes are not captured until it ends' end)
+$$;
+
+-- The database that the outbox was written in; null before the first lease.
+alter table rowcast.epoch add column if not exists home text;
+
+-- Empty what was restored from a dump, or copied with the database: its xids are those of another one, and would hide
+-- changes here or seem to be changes.
+create or replace function rowcast.settle_in() returns boolean
 language plpgsql set search_path = pg_catalog, pg_temp as $$
+declare
+  here constant text := (select concat_ws('/', s.system_identifier, d.oid)
+                         from pg_control_system() as s, pg_database as d where d.datname = current_database());
+  moved constant boolean := (select e.home <> here from rowcast.epoch as e);
+begin
+  if moved then
+    lock table rowcast.outbox_0, rowcast.outbox_1, rowcast.outbox_2 in access exclusive mode;
+    truncate rowcast.outbox_0, rowcast.outbox_1, rowcast.outbox_2;
+    delete from rowcast.marks;
+    delete from rowcast.rotation;
+    update rowcast.trimmed set xid = '0';
+    perform setval('rowcast.current_outbox', 0);
+    insert into rowcast.rotation (outbox, switched_at) values (0, clock_timestamp());
+  end if;
+  update rowcast.epoch set home = here where home is distinct from here;
+  return coalesce(moved, false);
+end $$;
+
+-- Keep the triggers capturing for so many seconds more. Where the lease had run out, changes went uncaptured:
+-- a new epoch begins. Returns whether one did. A lease that ended since the outbox is full stays so until it is not.
+create or replace function rowcast.renew_lease(seconds bigint) returns boolean
+language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '500ms' as $$
 declare
   lapsed boolean;
 begin
   perform from rowcast.epoch for update;
-  select last_value <= extract(epoch from clock_timestamp()) into lapsed from rowcast.lease_until;
+  lapsed := rowcast.settle_in();
+  select lapsed or last_value <= extract(epoch from clock_timestamp()) into lapsed from rowcast.lease_until;
+  if lapsed and rowcast.outbox_full() then
+    return false;
+  end if;
   if lapsed then
     update rowcast.epoch set value = gen_random_uuid(), since = clock_timestamp();
   end if;
@@ -76,13 +175,6 @@ create or replace function rowcast.mark() returns void
 language sql set search_path = pg_catalog, pg_temp as $$
   insert into rowcast.marks (at, snap, upto)
   select clock_timestamp(), pg_current_snapshot(), pg_snapshot_xmax(pg_current_snapshot())
-$$;
-
--- Bytes that the outbox takes.
-create or replace function rowcast.outbox_size() returns bigint
-language sql stable set search_path = pg_catalog, pg_temp as $$
-  select sum(pg_total_relation_size(t))::bigint
-  from unnest(array['rowcast.outbox_0', 'rowcast.outbox_1', 'rowcast.outbox_2']::regclass[]) as t
 $$;
 
 -- Turn to the next table if it is empty: by age, or now. The caller draws an xid next, in a transaction of its own,
@@ -152,3 +244,4 @@ language sql set search_path = pg_catalog, pg_temp as $$
 $$;
 
 revoke all on all functions in schema rowcast from public;
+select rowcast.equip_functions();

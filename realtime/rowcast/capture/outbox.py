@@ -27,13 +27,15 @@ def _both(arm: str) -> str:
 
 # $1 xmax of A, $2 xip of A, $3 the most rows an arm may give: an arm that gives that many was cut.
 # $4 relations whose rows are counted but not given; the window is over all rows, as a transaction's order is.
+# The random part of the epoch, since capture may stop and begin anew between two reads.
 # The insert position is read after the snapshot was taken, so every commit the snapshot sees lies before it.
 LIVE = f"""
 with s as materialized (
   select pg_current_snapshot()::text as snap,
          pg_wal_lsn_diff(pg_current_wal_insert_lsn(), '0/0')::bigint as wal,
          pg_wal_lsn_diff(pg_current_wal_flush_lsn(), '0/0')::bigint as flushed,
-         (select xid::text::bigint from rowcast.trimmed) as trimmed
+         (select xid::text::bigint from rowcast.trimmed) as trimmed,
+         (select value::text from rowcast.epoch) as epoch
 ), u as materialized (
 {_both(f"select {_OUT}, at from {{table}} where {{where}} limit $3")}
 ), o as (
@@ -41,7 +43,7 @@ with s as materialized (
          max(seq) over (partition by xid) as maxseq, max(at) over (partition by xid) as committed
   from u
 )
-select s.snap, s.wal, s.flushed, s.trimmed, (select count(*) from u) as changes, o.*
+select s.snap, s.wal, s.flushed, s.trimmed, s.epoch, (select count(*) from u) as changes, o.*
 from s left join o on o.relation <> all($4::int[])
 order by o.maxseq, o.ord, o.seq
 """

@@ -17,14 +17,24 @@ from rowcast.errors import DatabaseError
 _BACKOFF: Final = (0.1, 3.0)
 _SAY_EVERY: Final = 60.0
 
+#: What statements of ours raise where the schema, or a part of it, is not there.
+_MISSING: Final = (
+    asyncpg.InvalidSchemaNameError,
+    asyncpg.UndefinedTableError,
+    asyncpg.UndefinedFunctionError,
+)
+SCHEMA_MISSING: Final = "the schema rowcast, or a part of it, is gone: run rowcast migrate"
+
 log = structlog.get_logger("rowcast.capture")
 
 
 class Parts:
-    """Which parts are up, and what keeps them so."""
+    """Which parts are up, and what keeps them from it. ``lose`` tells every subscriber of a gap."""
 
-    def __init__(self, dsn: str, names: Iterable[str]) -> None:
-        self._dsn = dsn
+    def __init__(self, dsn: str, names: Iterable[str], lose: Callable[[str], None]) -> None:
+        self._dsn, self._lose = dsn, lose
+        self._missing = False
+        self._unfit: str | None = None
         self._up = dict.fromkeys(names, False)
         self._unusable: dict[str, str] = {}
         self._said = ("", 0.0)
@@ -33,11 +43,33 @@ class Parts:
         """A part does its work."""
         self._up[part] = True
         self._unusable.pop(part, None)
+        if part == "reader":
+            self._missing = False
+
+    async def look(self, connection: asyncpg.Connection) -> None:
+        """See, and say, what keeps writers from being captured though the parts themselves do their work."""
+        unfit: str | None = await connection.fetchval("select rowcast.unfit()")
+        if unfit != self._unfit:
+            if unfit is None:
+                log.info("capture_is_well")
+            else:
+                log.error("capture_fails", reason=unfit)
+        self._unfit = unfit
 
     def faults(self) -> dict[str, str]:
         """Why parts do not do their work; empty when all do."""
+        if self._missing:
+            return {"capture": SCHEMA_MISSING}
         why = "not connected to the database"
-        return {part: self._unusable.get(part, why) for part, up in self._up.items() if not up}
+        down = {part: self._unusable.get(part, why) for part, up in self._up.items() if not up}
+        return down if self._unfit is None else {**down, "capture": self._unfit}
+
+    def _tell_missing(self, part: str) -> None:
+        """Nothing is captured any more: who subscribes is told now, and not when the schema is back."""
+        if not self._missing:
+            self._missing = True
+            log.error("schema_missing", part=part, detail=SCHEMA_MISSING)
+            self._lose(SCHEMA_MISSING)
 
     def _say(self, detail: str) -> None:
         """Somebody has to mend it, and trying goes on meanwhile: said once a minute for all parts."""
@@ -59,7 +91,9 @@ class Parts:
             except Exception as error:
                 # What is no fault of the database is ours: it must not take the other parts with it.
                 lost = isinstance(error, (*REFUSED, asyncpg.PostgresError))
-                if not told or not lost:
+                if isinstance(error, _MISSING) and "rowcast" in str(error):
+                    self._tell_missing(part)
+                elif not told or not lost:
                     # A name and no arguments: an error's text may hold rows.
                     where = traceback.extract_tb(error.__traceback__)[-1]
                     log.warning(

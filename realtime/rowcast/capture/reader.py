@@ -83,6 +83,7 @@ class Reader:
     def __init__(self, size: int = 1_000) -> None:
         self._size = size
         self._place: Position | None = None
+        self._began = ""
         self._pooled = False
         #: The snapshot of the last statement that read everything, handed out or not.
         self.seen: Snapshot | None = None
@@ -114,10 +115,10 @@ class Reader:
 
     async def restart(self, connection: asyncpg.Connection) -> None:
         """Give up the place, and begin at this moment."""
-        assert self._place is not None
-        async with self._steady(connection):
+        async with self._transaction(connection):
+            epoch = await self._epoch(connection)
             snapshot = await self._present(connection)
-        self._begin(self._place.epoch, snapshot)
+        self._begin(epoch, snapshot)
 
     def _begin(self, epoch: bytes, snapshot: Snapshot) -> None:
         self.seen = snapshot
@@ -131,6 +132,7 @@ class Reader:
 
     async def _epoch(self, connection: asyncpg.Connection) -> bytes:
         identity = str(await connection.fetchval(outbox.LENT if self._pooled else outbox.HISTORY))
+        self._began = identity.partition(":")[0]
         return hashlib.blake2b(identity.encode(), digest_size=EPOCH_BYTES).digest()
 
     def _transaction(self, connection: asyncpg.Connection) -> contextlib.AbstractAsyncContextManager[None]:
@@ -180,6 +182,8 @@ class Reader:
             found = await connection.fetch(outbox.LIVE, *_beyond(start), self._size + 1, list(unheard))
             head = found[0]
             _check(start, head["trimmed"])
+            if head["epoch"] != self._began:
+                raise HistoryLost("capture stopped, and began anew")
             end = Snapshot.parse(head["snap"])
             wal = _flush_target(head["wal"])
             changes = head["changes"]

@@ -27,7 +27,7 @@ class _Entry(msgspec.Struct, array_like=True):
 
 
 class Relations:
-    """The versions seen so far, by id. A version never changes once it is made."""
+    """The versions seen so far, by id. A version never changes within a history of the database."""
 
     def __init__(self) -> None:
         self._known: dict[int, Relation] = {}
@@ -38,6 +38,10 @@ class Relations:
         if missing:
             for record in await connection.fetch(_VERSIONS, missing):
                 self._known[record["id"]] = _relation(record)
+
+    def forget(self) -> None:
+        """Another history of the database gives the same ids to others."""
+        self._known.clear()
 
     def __getitem__(self, id_: int) -> Relation:
         return self._known[id_]

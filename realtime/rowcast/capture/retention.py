@@ -20,6 +20,7 @@ _LOCK_TIMEOUT: Final = "5ms"
 _MARK_EVERY: Final = 1.0
 _LEASE_EVERY: Final = 60.0
 _COMMITS: Final = 15
+_STOP_AT: Final = 2
 
 # One statement: what may be trimmed is looked up, and no other node trims it in between.
 _TRIM: Final = """select t.outbox from rowcast.trimmable($1) as t (outbox), rowcast.trim(t.outbox)
@@ -28,8 +29,13 @@ _WAITS: Final = """select exists (
   select from rowcast.rotation as r, rowcast.current_outbox as c where r.outbox <> c.last_value)"""
 
 
+_STOPPED = "select last_value <= extract(epoch from clock_timestamp()) from rowcast.lease_until"
+
+
 class Retention:
     """Keeps marks, rotates and trims. Durations in seconds, ``size`` in bytes.
+
+    At ``size`` changes are trimmed before their age; at twice ``size`` triggers stop capturing.
 
     An ``unlogged`` outbox costs writers less, and a crash of Postgres ends its history.
     """
@@ -53,14 +59,17 @@ class Retention:
         self._unmarked = True
 
     async def renew(self, connection: asyncpg.Connection) -> bool:
-        """Renew the lease. Returns whether it had run out, and a new epoch begins."""
+        """Renew the lease, unless the outbox is full. Returns whether it had run out, and a new epoch
+        begins."""
         self._leased = time.monotonic()
+        # Triggers stop capturing at that size: nobody trims while no server runs.
+        await connection.execute("select rowcast.bound_outbox($1)", _STOP_AT * self._size)
         return bool(await connection.fetchval("select rowcast.renew_lease($1)", int(self._lease)))
 
     async def tend(self, connection: asyncpg.Connection) -> int | None:
         """Do what is due. Returns the table that was trimmed, if one was."""
         now = time.monotonic()
-        if now - self._leased >= min(_LEASE_EVERY, self._lease / 4):
+        if now - self._leased >= min(_LEASE_EVERY, self._lease / 4) or await connection.fetchval(_STOPPED):
             await self.renew(connection)
         if not self._kept:
             self._kept = bool(await self._alone(connection, "select rowcast.keep_outbox($1)", self._unlogged))

@@ -93,7 +93,7 @@ class Stream:
         self._handed: tuple[Page, str, Row] | None = None
         self._silent: dict[int, Relation] = {}
         self._silent_as_of = 0
-        self._parts = Parts(direct_dsn, ("listener", "reader", "keeper", "filters"))
+        self._parts = Parts(direct_dsn, ("listener", "reader", "keeper", "filters"), self._lose)
         self._pooled = False
         self._started = asyncio.Event()
 
@@ -354,6 +354,8 @@ class Stream:
     def _lose(self, reason: str) -> None:
         """Tell every subscriber that changes may be missing: their channels end, and they join again."""
         self._handed = None
+        self._relations.forget()
+        self._silent.clear()
         self._end(self._audiences.plain, reason)
         self._lose_asking(reason)
 
@@ -378,12 +380,12 @@ class Stream:
                     self._rights.forget()
                     began = time.monotonic()
                     done = await reconcile(connection, settled)
-                    took = time.monotonic() - began
                     self._parts.up("keeper")
-                    await self._review.hold(connection)
                     # What takes long in a database of very many tables is done less often.
-                    pause = max(_RECONCILE_SECONDS, _RECONCILE_SHARE * took) if done else _RECONCILE_RETRY
-                    due = time.monotonic() + pause
+                    seldom = max(_RECONCILE_SECONDS, _RECONCILE_SHARE * (time.monotonic() - began))
+                    await self._review.hold(connection)
+                    due = time.monotonic() + (seldom if done else _RECONCILE_RETRY)
+                await self._parts.look(connection)
                 if self._waker.mode is not Mode.FOLLOWING:
                     await self._retention.tend(connection)
                     if (commit := self._retention.commit_seconds) is not None:

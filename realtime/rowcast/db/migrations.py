@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import re
 from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import asyncpg
@@ -34,6 +35,11 @@ _FUNCTION_ORDER = (
     "visibility",
     "rights",
 )
+_MADE = re.compile(r"^create or replace (?:function|view) rowcast\.(\w+)", re.MULTILINE)
+_GONE = """select to_regproc('rowcast.unfit') is null or exists (
+  select from unnest($1::text[]) as name
+  where not exists (select from pg_proc where pronamespace = 'rowcast'::regnamespace and proname = name)
+    and not exists (select from pg_class where relnamespace = 'rowcast'::regnamespace and relname = name))"""
 _RETRY_SECONDS = 0.1
 _SETTLE_TRIES = 10
 
@@ -102,7 +108,14 @@ async def migrate(
             await check_owner(connection)
             if not dry_run:
                 await _begin(connection)
-            planned = plan(*scripts(place), await _ledger(connection), release)
+            versioned, repeatable = scripts(place)
+            ledger = await _ledger(connection)
+            if ledger.functions and await _damaged(connection, repeatable):
+                ledger = replace(
+                    ledger,
+                    functions={name: replace(one, checksum="") for name, one in ledger.functions.items()},
+                )
+            planned = plan(versioned, repeatable, ledger, release)
             if planned.older is not None:
                 if not beside:
                     raise MigrationError(f"{planned.older} Migrate with a release at least as new.")
@@ -223,6 +236,14 @@ async def _settle(connection: asyncpg.Connection) -> None:
             if not left:
                 raise
             await asyncio.sleep(_RETRY_SECONDS)
+
+
+async def _damaged(connection: asyncpg.Connection, repeatable: Sequence[Script]) -> bool:
+    """Whether somebody dropped what the repeatable files make, or took rights away that they give."""
+    made = [name for script in repeatable for name in _MADE.findall(script.sql)]
+    return bool(await connection.fetchval(_GONE, made)) or bool(
+        await connection.fetchval("select rowcast.unfit() is not null")
+    )
 
 
 async def _ledger(connection: asyncpg.Connection) -> Ledger:
