@@ -1,6 +1,7 @@
 """The official clients, unmodified, against the real server: subscribe, changes, and on after its restart."""
 
 import asyncpg
+import pytest
 
 from support.official import Driven, binding, rows
 from support.server import Server
@@ -73,3 +74,33 @@ async def test_a_table_that_is_not_published_is_an_error_that_names_it(
 ) -> None:
     await client.tell("subscribe", channel="room", bindings=[binding(table="nowhere")])
     assert "nowhere" in await client.refused("room")
+
+
+WAIT = {"postgres_changes_options": {"wait": True}}
+
+
+async def told_first(client: Driven, channel: str) -> str:
+    """The first status that a subscription reports, with its error."""
+    event = await client.event("status", channel=channel)
+    return f"{event['status']} {event['error']}"
+
+
+async def test_a_client_that_waits_is_subscribed_once_its_changes_are(
+    client: Driven, db: asyncpg.Connection
+) -> None:
+    if client.official.package != "supabase-js":
+        pytest.skip("this client has no such option")
+    await client.tell("subscribe", channel="room", bindings=[binding()], config=WAIT)
+    assert await told_first(client, "room") == "SUBSCRIBED None"
+    await db.execute("insert into todos values (1, 'certain to arrive')")
+    assert [new["id"] for _, new, _ in rows(await client.changes("room", 1))] == [1]
+
+
+async def test_a_client_that_waits_is_told_why_it_is_not_subscribed(client: Driven) -> None:
+    if client.official.package != "supabase-js":
+        pytest.skip("this client has no such option")
+    bindings = [binding(), binding(table="nowhere")]
+    await client.tell("subscribe", channel="room", bindings=bindings, config=WAIT)
+    told = await told_first(client, "room")
+    assert told.startswith("CHANNEL_ERROR RealtimeDisabledForConfiguration: ")
+    assert "nowhere" in told

@@ -86,20 +86,6 @@ def test_a_topic_is_bounded_in_bytes() -> None:
     assert "longer than 20 bytes" in (reason(join(conversation, "é" * 6)) or "")
 
 
-def test_a_token_longer_than_any_is_not_kept() -> None:
-    text = "The token provided is not a valid JWT"
-    padded = "anon" + " " * 20_000
-    conversation = connection()
-    assert reason(join(conversation, "a", access_token=padded)) == f"MalformedJWT: {text}"
-    join(conversation, "a")
-    refresh = ClientMessage("realtime:a", "access_token", {"access_token": padded}, "2", "1")
-    told, closed = conversation.receive(refresh, NOW)
-    assert isinstance(told, Send)
-    assert isinstance(closed, Send)
-    assert told.message.payload["message"] == text
-    assert closed.message.event == "phx_close"
-
-
 def test_a_join_too_many_for_the_server_is_refused_and_ends_the_connection() -> None:
     """Conformance case 26. The code is one after which both official clients connect again."""
     joins = RateWindow(1)

@@ -12,6 +12,9 @@ import msgspec
 #: An entry is flat but for lists. The limit keeps its echo well within what can be encoded.
 _MAX_NESTING: Final = 32
 _MAX_REPLAY: Final = 25
+#: Milliseconds.
+_WAIT: Final = 15_000
+_MAX_WAIT: Final = 20_000
 #: In seconds. No token that is renewed lives on for long after such a warning.
 _MAX_WARNING: Final = 3600.0
 _LEGACY_PARTS: Final = ("schema", "table", "filter")
@@ -59,6 +62,8 @@ class JoinPayload:
     ``entries`` are the client's own objects, to be echoed; ``size`` is that of their JSON in bytes.
     ``legacy`` is a join of the old kind: its one entry comes from the topic. ``token_warning`` is how many
     seconds before its token ends the client wants to be told (0 to 3600), and None where it does not.
+    ``wait`` is for how many seconds (at most 20) the reply may wait until its entries are subscribed; None is
+    not at all.
     """
 
     private: bool
@@ -69,6 +74,7 @@ class JoinPayload:
     presence: PresenceOptions = PresenceOptions()
     legacy: bool = False
     token_warning: float | None = None
+    wait: float | None = None
 
 
 def parse_join(payload: Any, name: str) -> JoinPayload:
@@ -93,6 +99,7 @@ def parse_join(payload: Any, name: str) -> JoinPayload:
         presence=_presence(_object(config.get("presence"))),
         legacy=legacy,
         token_warning=_warning(_object(config.get("rowcast")).get("token_warning")),
+        wait=_wait(_object(config.get("postgres_changes_options"))),
     )
 
 
@@ -149,6 +156,14 @@ def _replay(value: Any) -> Replay | None:
     if not (_is_integer(since) and _is_integer(limit)):
         return Replay(None, _MAX_REPLAY)
     return Replay(since, min(max(limit, 1), _MAX_REPLAY))
+
+
+def _wait(options: Mapping[str, Any]) -> float | None:
+    if not _flag(options.get("wait")):
+        return None
+    timeout = options.get("timeout")
+    given = timeout if isinstance(timeout, int) and not isinstance(timeout, bool) and timeout >= 0 else _WAIT
+    return min(given, _MAX_WAIT) / 1000
 
 
 def _presence(options: Mapping[str, Any]) -> PresenceOptions:

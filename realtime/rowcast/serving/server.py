@@ -22,8 +22,8 @@ _UNWANTED: Final = ('"WebSocket', "without completing handshake", "Invalid UTF-8
 
 
 class _NoAddresses(logging.Filter):
-    """uvicorn logs each handshake's URL, which holds the key, and calls a refused one an error, and a text that
-    is no UTF-8."""
+    """uvicorn logs each handshake's URL, which holds the key, and calls a refused one an error, as it does a
+    text that is no UTF-8."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         message = record.msg if isinstance(record.msg, str) else ""

@@ -3,6 +3,9 @@
     event            what is sent                                             then
     join             reply ok; later a `system` message for its bindings      joined
     join refused     reply error                                              (no channel)
+    join that waits  once all its bindings are subscribed, the same           joined
+    one refused, or  reply error                                              gone
+    none in time
     a join too many  reply error                                              the connection is closed
     for the server
     leave            reply ok, phx_close                                      gone
@@ -37,7 +40,8 @@ class Channel:
     ``size`` is that of its entries, in bytes; ``legacy`` a channel that joined the old way; ``readable`` what
     a private one may receive, None for a public one, and ``presence`` whether it asked for that.
     ``token_warning`` is how many seconds before its token ends it wants to be told, None where it does not;
-    ``warned`` whether it was.
+    ``warned`` whether it was. ``answer`` is the reply to a join, while it waits for the bindings to be
+    subscribed, and ``wait_until`` how long it may.
     """
 
     key: int
@@ -54,6 +58,8 @@ class Channel:
     attached: bool = False
     token_warning: float | None = None
     warned: bool = False
+    answer: ServerMessage | None = None
+    wait_until: float = math.inf
 
     @property
     def name(self) -> str:

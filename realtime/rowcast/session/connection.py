@@ -4,6 +4,7 @@ This module performs no I/O and has no clock. Every method takes ``now`` (Unix s
 returns what is wanted, in order.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -24,10 +25,10 @@ SUBSCRIBED = "Subscribed to PostgreSQL"
 TRY_AGAIN_LATER = 1013
 NO_CHANNEL = 4004
 _CHANGES = "postgres_changes"
-#: Longer than any that a handshake can carry. It is kept with its channel.
-_MAX_TOKEN = 16 * 1024
 _UNREADABLE = "You do not have permissions to read from this Channel topic"
 _UNREADABLE_NOW = "You no longer have permission to read from this Channel topic"
+_DISABLED = "RealtimeDisabledForConfiguration"
+_NOT_IN_TIME = "PostgresChangesSubscribeTimeout: the subscription was not confirmed in time"
 _NOT_OFFERED = {"broadcast": "Broadcast", "presence": "Presence"}
 
 Verify = Callable[[str, float], Claims]
@@ -121,8 +122,14 @@ class Connection:
         channel = self._by_key(key)
         if channel is None or channel.attempt != attempt:
             return []
+        wants: list[Want] = []
+        if channel.answer is not None:
+            if refused:
+                return self._reject(channel, f"{_DISABLED}: {refused[0]}", self._heard)
+            wants.append(Send(channel.answer))
+            channel.answer, channel.wait_until = None, math.inf
         channel.attached = ok
-        wants: list[Want] = [Send(channel.system("error", text, _CHANGES)) for text in refused]
+        wants += [Send(channel.system("error", text, _CHANGES)) for text in refused]
         if ok:
             wants.append(Send(channel.system("ok", SUBSCRIBED, _CHANGES, position=position)))
         return wants
@@ -134,7 +141,7 @@ class Connection:
             return []
         if asked.payload is None:
             return self._reread(asked, answer, now)
-        wants, delay = self._answer(asked.message, asked.payload, asked.token, asked.claims, answer)
+        wants, delay = self._answer(asked.message, asked.payload, asked.token, asked.claims, answer, now)
         return [*wants, *(Send(message, delay) for message in asked.last)]
 
     def told(self, key: int, status: str, text: str, position: str | None) -> list[Want]:
@@ -142,6 +149,8 @@ class Connection:
         channel = self._by_key(key)
         if channel is None:
             return []
+        if channel.answer is not None:
+            return [] if status == "ok" else self._reject(channel, f"{_DISABLED}: {text}", self._heard)
         if status != "ok":
             return [Send(channel.system(status, text, _CHANGES))]
         channel.attached = True
@@ -157,7 +166,8 @@ class Connection:
     def deadline(self) -> float:
         """When ``tick`` is to be called next, at the latest."""
         ends = [self._heard + self._limits.idle_timeout]
-        ends += [min(channel.claims.expires_at, channel.warn_at) for channel in self._channels.values()]
+        for channel in self._channels.values():
+            ends.append(min(channel.claims.expires_at, channel.warn_at, channel.wait_until))
         if self._empty_since is not None:
             ends.append(self._empty_since + self._limits.no_channel_timeout)
         return min(ends)
@@ -173,6 +183,8 @@ class Connection:
             if now >= channel.claims.expires_at:
                 error = TokenError.expired(now - channel.claims.expires_at)
                 wants += self._shut(channel, error.text, now)
+            elif now >= channel.wait_until:
+                wants += self._reject(channel, _NOT_IN_TIME, now)
             elif now >= channel.warn_at:
                 wants.append(Send(channel.warn(now)))
         return wants
@@ -196,7 +208,7 @@ class Connection:
         try:
             payload = admit(message, self._channels.values(), self._limits, self._joins, self._seats, now)
             token = payload.token if payload.token is not None else self._token
-            claims = self._claims(token, now)
+            claims = self._verify(token, now)
         except (JoinError, TokenError) as error:
             reason = error.reason if isinstance(error, TokenError) else str(error)
             wants += self._refuse(message, reason)
@@ -207,7 +219,7 @@ class Connection:
                 self._asked = _Asked(message, token, claims, payload, last)
                 name = message.topic.removeprefix(PREFIX)
                 return [*wants, Authorize(name, claims, payload.presence.enabled)]
-            answered, delay = self._answer(message, payload, token, claims, None)
+            answered, delay = self._answer(message, payload, token, claims, None, now)
             wants += answered
         wants += [Send(one, delay) for one in last]
         if self._over:
@@ -225,6 +237,7 @@ class Connection:
         token: str,
         claims: Claims,
         answer: Allowed | ChannelUnavailable | None,
+        now: float,
     ) -> tuple[list[Want], float]:
         """Open a channel, or refuse it; and how late that is answered. ``answer`` is a private one's."""
         name = message.topic.removeprefix(PREFIX)
@@ -240,7 +253,7 @@ class Connection:
         elif payload.broadcast.replay is not None:
             reason = f"UnableToReplayMessages: {_no_replay(payload.broadcast.replay, answer)}"
         else:
-            return self._open(message, payload, token, claims, answer), 0.0
+            return self._open(message, payload, token, claims, answer, now), 0.0
         return self._refuse(message, reason), self._limits.refusal_delay
 
     def _open(
@@ -250,6 +263,7 @@ class Connection:
         token: str,
         claims: Claims,
         readable: Allowed | None,
+        now: float,
     ) -> list[Want]:
         bindings, errors = usable_bindings(payload, self._limits)
         self._next_key += 1
@@ -272,9 +286,20 @@ class Connection:
         self._empty_since = None
         echo = [_echo(entry) for entry in payload.entries]
         answer = reply(message.topic, message.ref, channel.join_ref, "ok", {_CHANGES: echo})
+        if payload.wait is not None and payload.entries:
+            channel.answer, channel.wait_until = answer, now + payload.wait
+            if errors:
+                return self._reject(channel, f"{_DISABLED}: {errors[0]}", now)
+            return self._attach(channel)
         wants: list[Want] = [Send(answer)]
         wants += [Send(channel.system("error", error, _CHANGES)) for error in errors]
         return wants + self._attach(channel)
+
+    def _reject(self, channel: Channel, reason: str, now: float) -> list[Want]:
+        """Refuse a join whose reply waited."""
+        assert channel.answer is not None
+        refusal = reply(channel.topic, channel.answer.ref, channel.join_ref, "error", {"reason": reason})
+        return [*self._forget(channel, now), Send(refusal, self._limits.refusal_delay)]
 
     def _attach(self, channel: Channel) -> list[Want]:
         if not channel.bindings:
@@ -294,7 +319,7 @@ class Connection:
         if token is None or token == channel.token:
             return []
         try:
-            claims = self._claims(token, now)
+            claims = self._verify(token, now)
         except TokenError as error:
             return self._shut(channel, error.text, now)
         if channel.readable is not None:
@@ -318,11 +343,6 @@ class Connection:
         channel.take(asked.token, asked.claims)
         channel.readable = answer
         return self._attach(channel)
-
-    def _claims(self, token: str, now: float) -> Claims:
-        if len(token) > _MAX_TOKEN:
-            raise TokenError("MalformedJWT", "The token provided is not a valid JWT")
-        return self._verify(token, now)
 
     # Ending
 

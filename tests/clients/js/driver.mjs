@@ -1,5 +1,5 @@
 // The official JavaScript client, driven by JSON lines: commands on stdin, what the client saw on stdout.
-// Commands: connect {package, url, key, vsn}, token {token}, subscribe {channel, bindings, private},
+// Commands: connect {package, url, key, vsn}, token {token}, subscribe {channel, bindings, private, config},
 // unsubscribe {channel}, close.
 // A binding's filter may be a list of calls of the client's filter builder: [["eq", "id", 1]].
 import { createInterface } from "node:readline";
@@ -32,8 +32,8 @@ const commands = {
     say("token");
   },
 
-  subscribe({ channel: name, bindings, private: isPrivate = false }) {
-    const channel = client.channel(name, { config: { private: isPrivate } });
+  subscribe({ channel: name, bindings, private: isPrivate = false, config = {} }) {
+    const channel = client.channel(name, { config: { private: isPrivate, ...config } });
     channels.set(name, channel);
     for (const [index, binding] of bindings.entries()) {
       const heard = (payload) => say("change", { channel: name, binding: index, payload });
