@@ -20,8 +20,14 @@ pytestmark = pytest.mark.anyio
 Run = Callable[..., Awaitable[tuple[int, str, str]]]
 
 
-async def spawn(directory: Path, database: str, *arguments: str) -> Process:
-    environment = {**os.environ, "DATABASE_URL": database, "ROWCAST_JWT_SECRET": SECRET, "COLUMNS": "200"}
+async def spawn(directory: Path, database: str, *arguments: str, **settings: str) -> Process:
+    environment = {
+        **os.environ,
+        "DATABASE_URL": database,
+        "ROWCAST_JWT_SECRET": SECRET,
+        "COLUMNS": "200",
+        **settings,
+    }
     return await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "rowcast.cli.main", *arguments),
         stdin=DEVNULL,
@@ -36,8 +42,8 @@ async def spawn(directory: Path, database: str, *arguments: str) -> Process:
 def run(tmp_path: Path) -> Run:
     """Run a command to its end: its exit code and what it printed."""
 
-    async def to_the_end(database: str, *arguments: str) -> tuple[int, str, str]:
-        process = await spawn(tmp_path, database, *arguments)
+    async def to_the_end(database: str, *arguments: str, **settings: str) -> tuple[int, str, str]:
+        process = await spawn(tmp_path, database, *arguments, **settings)
         async with asyncio.timeout(60):
             out, error = await process.communicate()
         assert process.returncode is not None
@@ -95,6 +101,18 @@ async def test_wrong_settings_end_with_their_own_exit_code(run: Run) -> None:
     assert code == 2
     assert "DATABASE_URL" in error
     assert "a-password" not in error
+
+
+@pytest.mark.parametrize("arguments", [("token", "--role", "anon"), ("tail", "todos")])
+async def test_a_command_that_signs_says_what_is_missing_where_only_a_key_set_verifies(
+    database: str, run: Run, arguments: tuple[str, ...]
+) -> None:
+    keys = {"keys": [{"kty": "oct", "kid": "one", "k": "c2VjcmV0" * 8}]}
+    only_keys = {"ROWCAST_JWT_SECRET": "", "ROWCAST_JWKS": json.dumps(keys)}
+    code, out, error = await run(database, *arguments, **only_keys)
+    assert (code, out) == (2, "")
+    assert "ROWCAST_JWT_SECRET is missing: tokens are signed with it." in error
+    assert "Traceback" not in error
 
 
 async def test_tail_prints_the_changes_of_a_table(server: Server, tmp_path: Path) -> None:
