@@ -173,3 +173,10 @@ def test_claims_that_are_required_are_read_from_json(monkeypatch: pytest.MonkeyP
     for text, claims in (("", {}), ('{"iss": "https://a", "n": 1}', {"iss": "https://a", "n": 1})):
         monkeypatch.setenv("JWT_CLAIM_VALIDATORS", text)
         assert load().jwt_claim_validators == claims
+
+
+@pytest.mark.parametrize("secret", ["//[", "postgresql://[", "//[::1", "http://[x]y"])
+def test_a_secret_that_looks_like_a_broken_address_is_hidden_like_any_other(secret: str) -> None:
+    found = load(database_url="postgresql://me@db.example/app", jwt_secret=secret + "s" * 32)
+    shown = {one.variable: one.value for one in describe(found, {})}
+    assert shown["ROWCAST_JWT_SECRET"] == "********"
