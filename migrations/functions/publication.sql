@@ -41,7 +41,7 @@ end $$;
 -- The tables whose rows are to be captured, members with their partitions and children: of those given, or all.
 -- What one table costs does not depend on how many others there are: DDL, joins and installing ask about few.
 --   root    the topmost published ancestor of a partition, whose name its changes carry; else the table itself
---   way     'statement', or 'row' where writes through a parent do not fire the table's statement triggers
+--   way     'statement', or 'row' where writes do not fire the table's statement triggers, as those through a parent
 --   refusal why it is not captured, or null
 create or replace function rowcast.wanted_of(given oid[])
 returns table (relid oid, root oid, ops text, columns int2[], way text, nests boolean, refusal text)
@@ -67,8 +67,10 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
   ), families as (
     select c.*, k.relkind, k.relpersistence, k.relispartition, n.nspname,
            (select pg_partition_root(c.relid)) as top,
-           (not k.relispartition and k.relkind = 'r' and exists (
-             select from pg_inherits as i where i.inhrelid = c.relid or i.inhparent = c.relid)) as inherits
+           -- Nor do the rows that logical replication applies.
+           (not k.relispartition and k.relkind = 'r' and (
+             exists (select from pg_inherits as i where i.inhrelid = c.relid or i.inhparent = c.relid)
+             or exists (select from pg_subscription_rel as s where s.srrelid = c.relid))) as inherits
     from chosen as c
     join pg_class as k on k.oid = c.relid
     join pg_namespace as n on n.oid = k.relnamespace
