@@ -382,6 +382,39 @@ async def test_names_that_the_role_may_not_look_up_are_left_to_the_table(
     assert (list(verdicts.lines.values()), verdicts.doubts.live) == (["1001", "0100"], 0)
 
 
+async def test_functions_that_would_be_planned_into_the_policy_are_left_to_the_table(
+    notes: asyncpg.Connection, judging: asyncpg.Connection
+) -> None:
+    await notes.execute("""
+        create table teams (team int);
+        insert into teams values (1);
+        grant select on teams to anon;
+        create function known(team int) returns bool language sql stable
+          as 'select exists (select from teams as t where t.team = $1)';
+        alter policy own on notes using (known(team));
+    """)
+    assert await _agrees(notes, judging, subject()) == ["1100"]
+
+
+async def test_nobody_waits_for_a_table_that_is_locked(
+    notes: asyncpg.Connection, judging: asyncpg.Connection
+) -> None:
+    await notes.execute("""
+        create table members (who text);
+        grant select on members to anon;
+        alter policy own on notes using (exists (select from members where who = owner));
+    """)
+    relation, rows = await version(notes, "notes"), await images(notes, "notes")
+    visibility, ada = Visibility(ROLES, seconds=0.05, limit=0.1, rest=0.0), subject(sub="ada")
+    for known in (False, True):
+        if known:
+            assert await lines(visibility, judging, relation, rows, ada) == ["0000"]
+        async with notes.transaction():
+            await notes.execute("lock table members in access exclusive mode")
+            verdicts = await visibility.judge(judging, relation, rows, [ada])
+            assert (verdicts.lines[ada], verdicts.doubts.slow) == ("0000", 4)
+
+
 # Policies that fail, and policies that take too long
 
 

@@ -1,9 +1,9 @@
 """The functions that judge rows by a rule, on one connection: made when they are first needed, and asked.
 
 They live in the session's temporary schema and belong to the role whose rule they judge by. What a policy
-calls is anybody's code, and it runs in this session: so the transaction is read-only and rolled back, the role
-cannot be changed inside it, no statement is prepared under a name that such code could take, and the connection
-must be used for nothing else.
+calls is anybody's code, and it runs in this session: so the transaction is read-only and rolled back, the
+role cannot be changed inside it, no statement is prepared under a name that such code could take, and the
+connection must be used for nothing else.
 """
 
 import asyncio
@@ -75,6 +75,16 @@ class Judges:
         Raises ``asyncpg.QueryCanceledError`` after ``seconds``, Barred, Unmade, and TimeoutError where
         Postgres did not give up in time: the connection has been ended then.
         """
+        try:
+            return await self._asked(rule, images, claims, origin, live)
+        except asyncpg.UndefinedFunctionError:
+            # DROP OWNED takes a role's functions along.
+            self._made.pop((rule.oid, rule.role, live), None)
+            return await self._asked(rule, images, claims, origin, live)
+
+    async def _asked(
+        self, rule: Rule, images: Sequence[str], claims: Sequence[str], origin: int, live: bool
+    ) -> list[str]:
         assert self._connection is not None
         connection = self._connection
         name = await self._name(connection, rule, live)
@@ -91,10 +101,6 @@ class Judges:
             raise
         except (asyncpg.InsufficientPrivilegeError, asyncpg.InvalidParameterValueError) as error:
             raise Barred(rule.role) from error
-        except asyncpg.UndefinedFunctionError:
-            # DROP OWNED takes a role's functions along.
-            self._made.pop((rule.oid, rule.role, live), None)
-            raise
 
     async def _name(self, connection: Session, rule: Rule, live: bool) -> str:
         key = (rule.oid, rule.role, live)
@@ -104,13 +110,14 @@ class Judges:
         name = f"rowcast_judge_{next(_numbers)}"
         try:
             async with connection.transaction():
+                await connection.execute(f"set local statement_timeout = {int(self._seconds * 1000)}")
                 if known is not None:
                     await connection.execute(_DROP.format(known[0]))
                 if live:
                     await self._make_live(connection, name, rule)
                 else:
                     await self._make(connection, name, rule)
-        except LOST:
+        except (*LOST, asyncpg.QueryCanceledError):
             raise
         except asyncpg.InsufficientPrivilegeError as error:
             raise Barred(rule.role) from error

@@ -94,10 +94,11 @@ class Rule:
 
 
 class Rules:
-    """The rules of one database, by table and role."""
+    """The rules of one database, by table and role. ``seconds`` bounds the reading of those of a table."""
 
-    def __init__(self, roles: Iterable[str]) -> None:
+    def __init__(self, roles: Iterable[str], seconds: float) -> None:
         self.roles = frozenset(roles)
+        self._seconds = seconds
         self._known: dict[tuple[int, str], Rule] = {}
         self._generation = 0
         self._origins: dict[int, int] = {}
@@ -108,12 +109,18 @@ class Rules:
         self._generation += 1
 
     async def load(self, connection: Session, oid: int, roles: Iterable[str]) -> dict[str, Rule]:
-        """The rules of a table, by role. A role that is gone, or that is none of ours, sees nothing."""
+        """The rules of a table, by role. A role that is gone, or that is none of ours, sees nothing.
+
+        Raises ``asyncpg.QueryCanceledError`` after ``seconds``: a table that a policy names may be locked.
+        """
         wanted = set(roles)
         while missing := [role for role in wanted & self.roles if (oid, role) not in self._known]:
             generation = self._generation
-            statement = await connection.prepare(_RULES, name="")
-            found = {record["role"]: _rule(oid, record) for record in await statement.fetch(oid, missing)}
+            async with connection.transaction():
+                await connection.execute(f"set local statement_timeout = {int(self._seconds * 1000)}")
+                statement = await connection.prepare(_RULES, name="")
+                records = await statement.fetch(oid, missing)
+            found = {record["role"]: _rule(oid, record) for record in records}
             # What was read before the catalog changed must not stand over what is read after it.
             if generation == self._generation:
                 for role in missing:
