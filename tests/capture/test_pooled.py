@@ -22,6 +22,10 @@ create table things (id bigint primary key, note text not null);
 grant select on things to service_role;
 alter publication supabase_realtime add table things;
 """
+LOCKS = """
+select count(*) from pg_locks where locktype = 'advisory'
+  and database = (select oid from pg_database where datname = current_database())
+"""
 WRITERS = 4
 
 
@@ -88,7 +92,7 @@ async def test_writers_and_subscribers_behind_a_pooler_that_is_killed_lose_and_r
                     await admin.execute("select pg_sleep(0.02)")
         # No flag was raised that nobody could hear of, and no lock is left on a session of the pooler's.
         assert await admin.fetchval("select last_value from rowcast.asleep_until") == 0
-        assert await admin.fetchval("select count(*) from pg_locks where locktype = 'advisory'") == 0
+        assert await admin.fetchval(LOCKS) == 0
     await admin.close()
 
 
