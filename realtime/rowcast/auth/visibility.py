@@ -153,9 +153,9 @@ class Visibility:
     ) -> Verdicts:
         """Who sees which rows. ``images`` are rows as JSON text, as captured under one version of a table.
 
-        ``connection`` must be in no transaction, used for nothing else, and without cached statements. It is
-        asked nothing more once ``limit`` has passed, or twice that where policies have to be read first. Raises
-        one of LOST when the connection is lost or had to be given up: call again with another.
+        ``connection`` must be in no transaction, used for nothing else, and without cached statements. It
+        is asked nothing more once ``limit`` has passed, or twice that where policies have to be read first.
+        Raises one of LOST when the connection is lost or had to be given up: call again with another.
         """
         await self._judges.use(connection)
         work = _Work(
