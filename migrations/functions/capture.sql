@@ -1,4 +1,4 @@
--- The trigger functions: one for each operation, serving every captured table.
+-- The trigger functions: one for each operation, serving every captured table; and such for each row filter.
 --
 -- Arguments of a trigger; the last two are left out where both would be '':
 --   0  rowcast.relations.id of the table as it looks now
@@ -6,7 +6,8 @@
 --   2  the oid whose drawn order the statement has, or '' where no statement can nest (then ord = seq)
 --
 -- They are security definer and owned by rowcast_capture, which may insert into the outbox and nothing else.
--- A whole row is always written as alias.*: a bare alias would mean the column of that name, if a user has one.
+-- A whole row is always written as alias.*: a bare alias would mean the column of that name, if a user has one. In
+-- plain `row_to_json(new)` there is no table whose column it might be.
 
 -- Keep the settings that decide how a value looks as text as they must be, and return what they were.
 create or replace function rowcast.pin(kind text) returns text[]
@@ -54,37 +55,53 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
   select nullif(current_setting(format('rowcast.ord_%s_%s_%s', family, lower(op), depth), true), '')::bigint
 $$;
 
--- The functions differ only in where their rows come from. Each insert is plain, static SQL, for its plan to be
--- kept; so it stands three times, once for each table of the outbox.
-do $generate$
-declare
-  source record;
-begin
-  for source in
-    select * from (values
-      ('capture_insert', 'I', $rows$
-        select row_to_json(image.*)::text as new, null::text as old from rowcast_new as image $rows$),
-      ('capture_delete', 'D', $rows$
-        select null::text as new, row_to_json(image.*)::text as old from rowcast_old as image $rows$),
-      -- Both transition tables are filled in lockstep: the n-th old row became the n-th new row. Never by key,
-      -- which the statement may have changed. A full join, since it cannot be a nested loop: a plan that a session
-      -- made for one row is kept for its statements of a million.
-      ('capture_update', 'U', $rows$
-        select n.image as new, o.image as old
-        from (select row_number() over () as nth, row_to_json(i.*)::text as image from rowcast_new as i) as n
-        full join (select row_number() over () as nth, row_to_json(i.*)::text as image from rowcast_old as i) as o
-          using (nth)
-        order by nth $rows$),
-      ('capture_truncate', 'T', $rows$ select null::text as new, null::text as old $rows$),
-      ('capture_insert_row', 'I', $rows$ select row_to_json(new)::text as new, null::text as old $rows$),
-      ('capture_delete_row', 'D', $rows$ select null::text as new, row_to_json(old)::text as old $rows$),
-      ('capture_update_row', 'U', $rows$
-        select row_to_json(new)::text as new, row_to_json(old)::text as old $rows$)
-    ) as sources (name, op, rows)
-  loop
-    execute format($function$
-      create or replace function rowcast.%1$I() returns trigger
-      language plpgsql security definer set search_path = pg_catalog, pg_temp as $body$
+-- Where the rows of a trigger come from: a query of (op, new, old). Under a row filter, with the meaning that logical
+-- replication gives it: a row that passes only before an update leaves, one that passes only after it comes.
+create or replace function rowcast.changed_rows(event text, way text, filter text) returns text
+language sql immutable set search_path = pg_catalog, pg_temp as $$
+  with images as (
+    select coalesce('case when ' || filter || ' then row_to_json(i.*)::text end', 'row_to_json(i.*)::text') as image,
+           case when way = 'row' then '(select new.*)' else 'rowcast_new' end as come,
+           case when way = 'row' then '(select old.*)' else 'rowcast_old' end as gone
+  )
+  select case
+    when event = 'truncate' then $q$ select 'T'::"char" as op, null::text as new, null::text as old $q$
+    when filter is null and way = 'row' then format(
+      $q$ select %L::"char" as op, %s::text as new, %s::text as old $q$, upper(left(event, 1)),
+      case when event = 'delete' then 'null' else 'row_to_json(new)' end,
+      case when event = 'insert' then 'null' else 'row_to_json(old)' end)
+    when event = 'insert' then format(
+      $q$ select 'I'::"char" as op, row_to_json(i.*)::text as new, null::text as old from %s as i where %s $q$,
+      come, coalesce(filter, 'true'))
+    when event = 'delete' then format(
+      $q$ select 'D'::"char" as op, null::text as new, row_to_json(i.*)::text as old from %s as i where %s $q$,
+      gone, coalesce(filter, 'true'))
+    -- Both transition tables are filled in lockstep: the n-th old row became the n-th new row. Never by key, which the
+    -- statement may have changed. A full join, since it cannot be a nested loop: a plan that a session made for one
+    -- row is kept for its statements of a million.
+    else format($q$
+      select %s as op, n.image as new, o.image as old
+      from (select row_number() over () as nth, %s as image from %s as i) as n
+      full join (select row_number() over () as nth, %s as image from %s as i) as o using (nth)
+      %s order by nth $q$,
+      case when filter is null then $q$'U'::"char"$q$
+           else $q$(case when o.image is null then 'I' when n.image is null then 'D' else 'U' end)::"char"$q$ end,
+      image, come, image, gone,
+      case when filter is not null then 'where n.image is not null or o.image is not null' else '' end)
+  end
+  from images
+$$;
+
+-- The trigger function for an event ('insert', 'update', 'delete', 'truncate'), a way ('statement', 'row') and a row
+-- filter, or null: its name, and its text. Functions of filters are named by what they say, so they never change.
+-- The inserts are plain, static SQL, for their plans to be kept; so they stand three times, once for each table of
+-- the outbox. Columns that a filter names come before variables of the function of the same name.
+create or replace function rowcast.capture_function(event text, way text, filter text)
+returns table (name text, definition text)
+language sql immutable set search_path = pg_catalog, pg_temp as $$
+  with written as (
+    select format($body$
+      #variable_conflict use_column
       declare
         changed_settings text[];
         statement_order bigint;
@@ -97,6 +114,7 @@ begin
         if to_timestamp(pg_sequence_last_value('rowcast.lease_until'::regclass)) <= clock_timestamp() then
           return null;
         end if;
+        %1$s
         if tg_nargs > 1 then
           if tg_argv[1] = 'all'
              or tg_argv[1] = 'time' and current_setting('TimeZone') not in ('UTC', 'Etc/UTC', 'GMT') then
@@ -123,8 +141,22 @@ begin
           perform pg_notify('rowcast', '');
         end if;
         return null;
-      end $body$ $function$,
-      source.name,
+      end $body$,
+      -- A filter that cannot be computed (a division by zero, say) must not fail the user's statement.
+      case when filter is not null then format($guard$
+        begin
+          %s
+        exception when others then
+          raise warning 'Rowcast leaves out what this %% did to %%.%%: the row filter of the publication fails: %%',
+            tg_op, tg_table_schema, tg_table_name, sqlerrm;
+          return null;
+        end;
+        $guard$, (
+          select string_agg(format('perform from %s as i where %s;', source, filter), ' ')
+          from unnest(case when way = 'row' then array['(select new.*)', '(select old.*)']
+                           else array['rowcast_new', 'rowcast_old'] end) with ordinality as u (source, n)
+          where event = 'update' or (n = 1) = (event = 'insert')
+        )) else '' end,
       (
         select string_agg(format($branch$
           %1$s outbox = %2$s then
@@ -133,15 +165,37 @@ begin
             -- seq stands before ord, and is drawn before ord reads it: columns are computed in this order.
             select pg_current_xact_id(), nextval('rowcast.seq'),
                    coalesce(statement_order, currval('rowcast.seq')),
-                   tg_argv[0]::int, %3$L, change.new, change.old, clock_timestamp()
-            from (%4$s) as change;
-          $branch$, case n when 0 then 'if' else 'elsif' end, n, source.op, source.rows), '' order by n)
+                   tg_argv[0]::int, change.op, change.new, change.old, clock_timestamp()
+            from (%3$s) as change;
+          $branch$, case n when 0 then 'if' else 'elsif' end, n,
+          rowcast.changed_rows(event, way, filter)), '' order by n)
           -- Not read for lack of a right: no row is left out silently.
           || 'else
             raise exception ''Rowcast cannot read its flags. "rowcast unwatch" stops it capturing this table'';
           end if;'
         from generate_series(0, 2) as n
-      ));
+      )) as body
+  ), named as (
+    select concat('capture_', event, case when way = 'row' then '_row' end,
+                  case when filter is not null then '_' || md5(body) end) as name, body
+    from written
+  )
+  select named.name, format(
+    'create or replace function rowcast.%I() returns trigger language plpgsql security definer'
+    ' set search_path = pg_catalog, pg_temp as %L', named.name, named.body)
+  from named
+$$;
+
+do $generate$
+declare
+  source record;
+begin
+  for source in
+    select made.* from unnest(array['insert', 'update', 'delete', 'truncate']) as event,
+                       unnest(array['statement', 'row']) as way, rowcast.capture_function(event, way, null) as made
+    where event <> 'truncate' or way = 'statement'
+  loop
+    execute source.definition;
   end loop;
 end $generate$;
 

@@ -35,8 +35,15 @@ begin
   end;
 end $$;
 
--- The version of a table as it looks now: its id in rowcast.relations, made when there is none like it.
-create or replace function rowcast.relation_version(of oid, root oid, published int2[]) returns int
+-- The version of a table as it looks now: its id in rowcast.relations, made when there is none like it. `published`
+-- names the columns that the publication gives, or is null for all.
+do $$
+begin
+  if to_regprocedure('rowcast.relation_version(oid, oid, int2[])') is not null then
+    drop function rowcast.relation_version(oid, oid, int2[]);
+  end if;
+end $$;
+create or replace function rowcast.relation_version(of oid, root oid, published text[]) returns int
 language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
   described record;
@@ -82,9 +89,8 @@ begin
       join pg_type as y on y.oid = a.atttypid
       join pg_namespace as yn on yn.oid = y.typnamespace
       -- A virtual generated column is null in a trigger; a column list may leave columns out.
-      cross join lateral (select a.attgenerated = 'v' or not coalesce(
-        (select p.attnum from pg_attribute as p where p.attrelid = k.oid and p.attname = a.attname)
-          = any (relation_version.published), true) as is) as hidden
+      cross join lateral (select a.attgenerated = 'v'
+                                 or coalesce(a.attname <> all (relation_version.published), false) as is) as hidden
       where a.attrelid = t.oid and a.attnum > 0 and not a.attisdropped
     ) as listed
     where t.oid = relation_version.of;

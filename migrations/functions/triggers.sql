@@ -19,12 +19,14 @@ $$;
 
 -- The triggers that a captured table is to have. AFTER triggers of one event fire by name: '!' sorts before what
 -- users write, and '~' after it.
-create or replace function rowcast.wanted_triggers(relid oid, ops text, way text, nests boolean, version int)
+create or replace function rowcast.wanted_triggers(
+  relid oid, ops text, way text, nests boolean, filter text, version int)
 returns table (name text, function_name text, arguments text[], definition text)
 language sql stable set search_path = pg_catalog, pg_temp as $$
   with parts as (
     select '!rowcast_' || event as name,
-           'capture_' || event || case when way = 'row' then '_row' else '' end as function_name,
+           case when filter is null then concat('capture_', event, case when way = 'row' then '_row' end)
+                else (select f.name from rowcast.capture_function(event, way, filter) as f) end as function_name,
            case when extra.arguments = array['', ''] then array[version::text]
                 else version::text || extra.arguments end as arguments,
            'after ' || event as moment,
@@ -38,7 +40,7 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
       rowcast.settings_of(relid),
       case when nests then coalesce(pg_partition_root(relid), relid)::oid::text else '' end
     ])) as extra (arguments)
-    where position(op in ops) > 0
+    where position(op in ops) > 0 and way <> 'parts'
     union all
     select '!rowcast_truncate', 'capture_truncate', array[version::text], 'after truncate',
            'for each statement'
@@ -46,7 +48,7 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
     union all
     select '~rowcast_order', 'draw_order', array[coalesce(pg_partition_root(relid), relid)::oid::text],
            'before insert or update or delete', 'for each statement'
-    where nests
+    where nests and way <> 'parts'
   )
   select p.name, p.function_name, p.arguments,
          format('create or replace trigger %I %s on %s %s execute function rowcast.%I(%s)',
@@ -64,6 +66,13 @@ create or replace view rowcast.standing_triggers as
   join pg_catalog.pg_proc as p on p.oid = g.tgfoid
   where not g.tgisinternal and g.tgparentid = 0 and p.pronamespace = 'rowcast'::regnamespace;
 
+-- The captured tables: those that have our triggers, and the version their changes carry now.
+create or replace view rowcast.captured as
+  select s.relid, max(s.arguments[1]::int) as relation, bool_and(s.enabled <> 'D') as enabled,
+         array_agg(s.name order by s.name) filter (where s.enabled = 'D') as disabled
+  from rowcast.standing_triggers as s
+  where s.name like '!%' group by s.relid;
+
 -- Tables whose triggers are not what the publication wants: of those given, or of all.
 create or replace function rowcast.stale_tables(given oid[] default null) returns setof oid
 language plpgsql set search_path = pg_catalog, pg_temp as $$
@@ -74,12 +83,15 @@ begin
     select * from rowcast.wanted_of(given) as w where w.refusal is null
   loop
     if exists (
-      select from rowcast.wanted_triggers(wanted.relid, wanted.ops, wanted.way, wanted.nests,
+      select from rowcast.wanted_triggers(wanted.relid, wanted.ops, wanted.way, wanted.nests, wanted.filter,
         rowcast.relation_version(wanted.relid, wanted.root, wanted.columns)) as t
       full join (select * from rowcast.standing_triggers where relid = wanted.relid) as s using (name)
       where t.function_name is distinct from s.function_name or t.arguments is distinct from s.arguments
         -- A trigger that a user disabled stays so.
         or (s.enabled = 'O' and pg_has_role((select relowner from pg_class where oid = wanted.relid), 'usage'))
+    ) or exists (
+      select from rowcast.captured as c join rowcast.relations as r on r.id = c.relation
+      where c.relid = wanted.relid and c.enabled <> (r.since < 'infinity')
     ) then
       return next wanted.relid;
     end if;
@@ -131,6 +143,60 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
   from rowcast.standing_triggers as t where t.relid not in (select w.relid from wanted as w)
 $$;
 
+-- Functions of row filters are made when a table is to have one, and dropped by the servers' timer. Whoever makes or uses
+-- one says so until the end of the transaction, for nobody to drop what a trigger not committed yet is to call.
+create or replace function rowcast.hold_filters(alone boolean) returns boolean
+language sql set search_path = pg_catalog, pg_temp as $$
+  select case when alone then pg_try_advisory_xact_lock(90638697824264) else pg_try_advisory_xact_lock_shared(90638697824264) end
+$$;
+
+-- Make the functions that the triggers of one table are to call, where the table has a row filter.
+create or replace function rowcast.make_filters(ops text, way text, filter text) returns void
+language plpgsql set search_path = pg_catalog, pg_temp as $$
+declare
+  made record;
+begin
+  if filter is null or way = 'parts' then
+    return;
+  end if;
+  if not rowcast.hold_filters(alone => false) then
+    raise lock_not_available using message = 'functions of row filters are being dropped at this moment';
+  end if;
+  for made in
+    select f.* from (values ('I', 'insert'), ('U', 'update'), ('D', 'delete')) as e (op, event),
+                    rowcast.capture_function(e.event, way, filter) as f
+    where position(e.op in ops) > 0
+      and not exists (select from pg_proc as p where p.pronamespace = 'rowcast'::regnamespace and p.proname = f.name)
+  loop
+    execute made.definition;
+    execute format('revoke all on function rowcast.%I() from public', made.name);
+    perform rowcast.give_functions();
+  end loop;
+end $$;
+
+-- Drop the functions of row filters that no trigger calls. Leaves it for another time where some are being made.
+create or replace function rowcast.drop_filters() returns void
+language plpgsql set search_path = pg_catalog, pg_temp as $$
+declare
+  unused regprocedure;
+begin
+  perform set_config('rowcast.installing', 'on', true);
+  if exists (select from rowcast.unused_filters()) and rowcast.hold_filters(alone => true) then
+    -- Looked at again, now that nobody can be using one unseen.
+    for unused in select * from rowcast.unused_filters() loop
+      execute format('drop function %s', unused);
+    end loop;
+  end if;
+  perform set_config('rowcast.installing', 'off', true);
+end $$;
+
+create or replace function rowcast.unused_filters() returns setof regprocedure
+language sql set search_path = pg_catalog, pg_temp as $$
+  select p.oid::regprocedure from pg_proc as p
+  where p.pronamespace = 'rowcast'::regnamespace and p.proname ~ '^capture_[a-z_]+_[0-9a-f]{32}$' and pg_has_role(p.proowner, 'usage')
+    and not exists (select from pg_trigger as g where g.tgfoid = p.oid)
+$$;
+
 -- Bring the triggers of one table to what the publication wants. Takes SHARE ROW EXCLUSIVE on it: set lock_timeout
 -- before. Returns whether the table is captured afterwards.
 create or replace function rowcast.install(of oid) returns boolean
@@ -139,15 +205,21 @@ declare
   wanted record;
   part record;
   names text[] := '{}';
+  version int;
+  began timestamptz;
 begin
   perform set_config('rowcast.installing', 'on', true);
   select * into wanted from rowcast.wanted_of(array[install.of]) as w where w.refusal is null;
   if found then
+    version := rowcast.relation_version(install.of, wanted.root, wanted.columns);
+    -- Since when it is captured without interruption: one version hands it on to the next.
+    select r.since into began from rowcast.captured as c join rowcast.relations as r on r.id = c.relation
+      where c.relid = install.of and c.enabled;
+    perform rowcast.make_filters(wanted.ops, wanted.way, wanted.filter);
     for part in
       select t.*, s.enabled, t.function_name is not distinct from s.function_name
              and t.arguments is not distinct from s.arguments as stands
-      from rowcast.wanted_triggers(install.of, wanted.ops, wanted.way, wanted.nests,
-        rowcast.relation_version(install.of, wanted.root, wanted.columns)) as t
+      from rowcast.wanted_triggers(install.of, wanted.ops, wanted.way, wanted.nests, wanted.filter, version) as t
       left join (select * from rowcast.standing_triggers where relid = install.of) as s using (name)
     loop
       names := names || part.name;
@@ -163,6 +235,13 @@ begin
         execute format('alter table %s enable always trigger %I', install.of::regclass, part.name);
       end if;
     end loop;
+    if began is null or began = 'infinity' then
+      began := clock_timestamp();
+    end if;
+    if not (select coalesce(bool_and(c.enabled), false) from rowcast.captured as c where c.relid = install.of) then
+      began := 'infinity';
+    end if;
+    update rowcast.relations as r set since = began where r.id = version and r.since <> began;
   end if;
   for part in
     select s.name from rowcast.standing_triggers as s where s.relid = install.of and s.name <> all (names)
@@ -172,11 +251,5 @@ begin
   perform set_config('rowcast.installing', 'off', true);
   return cardinality(names) > 0;
 end $$;
-
--- The captured tables: those that have our triggers, and the version their changes carry now.
-create or replace view rowcast.captured as
-  select s.relid, max(s.arguments[1]::int) as relation, bool_and(s.enabled <> 'D') as enabled
-  from rowcast.standing_triggers as s
-  where s.name like '!%' group by s.relid;
 
 revoke all on all functions in schema rowcast from public;

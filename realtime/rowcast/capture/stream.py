@@ -374,12 +374,13 @@ class Stream:
         try:
             due = 0.0
             settled: dict[int, int] = {}
+            faults: dict[int, str] = {}
             while True:
                 if self._tables_changed.is_set() or time.monotonic() >= due:
                     self._tables_changed.clear()
                     self._rights.forget()
                     began = time.monotonic()
-                    done = await reconcile(connection, settled)
+                    done = await reconcile(connection, settled, faults)
                     self._parts.up("keeper")
                     # What takes long in a database of very many tables is done less often.
                     seldom = max(_RECONCILE_SECONDS, _RECONCILE_SHARE * (time.monotonic() - began))

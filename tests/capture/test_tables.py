@@ -1,0 +1,110 @@
+"""Triggers that wait for nobody long, and faults that are said once."""
+
+import asyncio
+from uuid import uuid4
+
+import asyncpg
+import pytest
+import structlog
+
+from rowcast.capture import tables
+from rowcast.capture.tables import matching, reconcile, status
+
+pytestmark = pytest.mark.anyio
+
+BLOCKERS = "select pg_blocking_pids($1)"
+WAITING = """select exists (select from pg_locks as l where l.pid = $1 and not l.granted
+and l.relation = 't'::regclass and l.mode = $2)"""
+TABLE = "create table t (id int primary key, n int); insert into t values (1, 1), (2, 1);"
+PUBLISHED = "alter publication supabase_realtime add table t"
+
+
+async def until(connection: asyncpg.Connection, question: str, *arguments: object) -> None:
+    """Ask Postgres until it says yes."""
+    async with asyncio.timeout(60):
+        while not await connection.fetchval(question, *arguments):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+
+async def test_while_a_writers_transaction_is_open_triggers_give_up_and_writers_behind_them_go_on(
+    capturing: asyncpg.Connection, migrated: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Long enough for the second writer to be seen behind the one who waits.
+    monkeypatch.setattr(tables, "_LOCK_TIMEOUT", "5s")
+    first, second, keeper = [await asyncpg.connect(migrated) for _ in range(3)]
+    try:
+        await capturing.execute(TABLE)
+        begun = first.transaction()
+        await begun.start()
+        await first.execute("update t set n = 2 where id = 1")
+        # The event trigger gives up, and the publication is changed all the same.
+        await capturing.execute(PUBLISHED)
+        assert [one.captured for one in await matching(capturing)] == [False]
+        installing = asyncio.create_task(reconcile(keeper))
+        await until(capturing, WAITING, keeper.get_server_pid(), "ShareRowExclusiveLock")
+        writing = asyncio.create_task(second.execute("update t set n = 3 where id = 2"))
+        await until(capturing, WAITING, second.get_server_pid(), "RowExclusiveLock")
+        assert await capturing.fetchval(BLOCKERS, second.get_server_pid()) == [keeper.get_server_pid()]
+        assert await installing is False
+        assert await writing == "UPDATE 1"
+        assert first.is_in_transaction()
+        assert [one.reason for one in await status(capturing)] == [tables.WAITING]
+        await begun.commit()
+        assert await reconcile(keeper)
+        assert [one.captured for one in await matching(capturing)] == [True]
+    finally:
+        for connection in (first, second, keeper):
+            await connection.close()
+
+
+async def test_a_table_that_cannot_be_captured_is_logged_once_until_the_reason_is_another(
+    capturing: asyncpg.Connection,
+) -> None:
+    await capturing.execute(TABLE + "create table reasons (why text); insert into reasons values ('first')")
+    await capturing.execute("""
+        create function refuse() returns event_trigger language plpgsql
+          as $$ begin raise exception '%', (select why from public.reasons); end $$;
+        create event trigger refuse on ddl_command_start when tag in ('CREATE TRIGGER')
+          execute function refuse();
+    """)
+    await capturing.execute(PUBLISHED)
+    settled: dict[int, int] = {}
+    faults: dict[int, str] = {}
+    with structlog.testing.capture_logs() as logs:
+        for why in ("first", "first", "first", "second", "second"):
+            await capturing.execute("update reasons set why = $1", why)
+            assert await reconcile(capturing, settled, faults)
+    assert [(entry["event"], entry["table"], entry["reason"]) for entry in logs] == [
+        ("table_not_captured", "t", "first"),
+        ("table_not_captured", "t", "second"),
+    ]
+
+
+async def test_a_table_without_the_right_to_create_triggers_says_so_and_what_to_run(
+    capturing: asyncpg.Connection,
+) -> None:
+    role = f"guest_{uuid4().hex}"
+    await capturing.execute(TABLE + "drop event trigger rowcast_follow_ddl" + "; " + PUBLISHED)
+    await capturing.execute(f"create role {role}; grant usage on schema rowcast to {role}")
+    await capturing.execute(f"grant execute on all functions in schema rowcast to {role}")
+    await capturing.execute(f"grant select on all tables in schema rowcast to {role}; set role {role}")
+    try:
+        (table,) = await matching(capturing)
+        assert table.reason == "the server may not create triggers on it"
+        (shown,) = await status(capturing)
+        assert (shown.captured, shown.reason) == (False, table.reason)
+        assert shown.mend == f"GRANT TRIGGER ON public.t TO {role}; (as its owner, postgres)"
+    finally:
+        await capturing.execute(f"reset role; drop owned by {role}; drop role {role}")
+
+
+async def test_what_the_outbox_keeps_of_a_table_is_counted(capturing: asyncpg.Connection) -> None:
+    await capturing.execute(TABLE + PUBLISHED + "; insert into t values (3, 3)")
+    await capturing.execute(
+        "alter table t add column m text; update t set m = repeat('m', 1000) where id < 3"
+    )
+    (shown,) = await status(capturing)
+    assert (shown.captured, shown.changes, shown.bytes > 2000) == (True, 3, True)
+    assert shown.since is not None
+    assert shown.last is not None
+    assert shown.last > shown.since
