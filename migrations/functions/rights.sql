@@ -54,23 +54,6 @@ begin
   end loop;
 
   perform rowcast.give_functions();
-  -- Somebody may have taken away what their bodies need, and with it their tables' writes.
-  if exists (
-    select from pg_proc as p join pg_roles as r on r.oid = p.proowner
-    where p.oid = 'rowcast.capture_insert()'::regprocedure and r.rolname = 'rowcast_capture'
-      and not (has_schema_privilege(r.oid, 'rowcast', 'usage')
-               and has_table_privilege(r.oid, 'rowcast.outbox_0', 'insert')
-               and has_table_privilege(r.oid, 'rowcast.outbox_1', 'insert')
-               and has_table_privilege(r.oid, 'rowcast.outbox_2', 'insert')
-               and has_sequence_privilege(r.oid, 'rowcast.seq', 'usage')
-               and has_sequence_privilege(r.oid, 'rowcast.current_outbox', 'select')
-               and has_sequence_privilege(r.oid, 'rowcast.asleep_until', 'select')
-               and has_sequence_privilege(r.oid, 'rowcast.lease_until', 'select')
-               and has_function_privilege(r.oid, 'rowcast.pin(text)', 'execute')
-               and has_function_privilege(r.oid, 'rowcast.unpin(text[])', 'execute')
-               and has_function_privilege(r.oid, 'rowcast.drawn_order(text, text, int)', 'execute'))) then
-    perform rowcast.equip_functions();
-  end if;
   perform rowcast.follow_catalog();
   perform set_config('rowcast.installing', 'off', true);
 end $$;

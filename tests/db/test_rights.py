@@ -323,7 +323,7 @@ async def test_what_somebody_took_from_the_functions_is_given_back(sites: Sites)
         "revoke insert on rowcast.outbox_1 from rowcast_capture;"
         "revoke execute on function rowcast.pin(text) from rowcast_capture",
     )
-    assert await migrated(site.owner) == ([], [])
+    assert (await migrated(site.owner))[1] == []
     given = "select has_table_privilege('rowcast_capture', 'rowcast.outbox_1', 'insert')"
     assert await asked(site.owner, given)
     assert await asked(
