@@ -137,3 +137,26 @@ async def test_tail_prints_the_changes_of_a_table(server: Server, tmp_path: Path
         await process.communicate()
         await connection.close()
     assert (change["type"], change["table"], change["record"]["task"]) == ("INSERT", "todos", "x")
+
+
+async def test_tables_shows_what_is_kept_of_each_and_how_to_mend_what_is_not_captured(
+    migrated: str, run: Run
+) -> None:
+    connection = await asyncpg.connect(migrated)
+    await connection.execute("select rowcast.renew_lease(3600)")
+    await connection.execute(
+        "create table notes (id int primary key); create table others (id int primary key)"
+    )
+    await connection.execute("alter publication supabase_realtime add table notes, others")
+    await connection.execute("insert into notes values (1), (2)")
+    await connection.execute('alter table others disable trigger "!rowcast_insert"')
+    await connection.close()
+    mend = 'ALTER TABLE public.others ENABLE ALWAYS TRIGGER "!rowcast_insert";'
+    code, out, error = await run(migrated, "tables")
+    assert code == 0, error
+    assert f"To capture public.others: {mend}" in out
+    notes, others = json.loads((await run(migrated, "tables", "--json"))[1])
+    assert (notes["table"], notes["captured"], notes["changes"], notes["mend"]) == ("notes", True, 2, None)
+    assert notes["since"] < notes["last"]
+    assert (others["captured"], others["since"], others["mend"]) == (False, None, mend)
+    assert others["reason"] == "its triggers are disabled"

@@ -1,6 +1,7 @@
 """Watching a table never breaks its owner's writes, and never claims what is not so."""
 
 from collections.abc import AsyncIterator
+from uuid import uuid4
 
 import asyncpg
 import pytest
@@ -36,6 +37,8 @@ IDENTIFIED = {
         create table t (id int primary key, n int) partition by range (id);
         create table part partition of t for values from (0) to (9)""",
 }
+
+FOREIGN = "create foreign data wrapper nothing; create server elsewhere foreign data wrapper nothing;"
 
 
 @pytest.fixture
@@ -111,14 +114,13 @@ async def test_a_partition_of_a_captured_table_cannot_be_taken_out_alone(db: asy
     assert await captured(db) == set()
 
 
-async def test_a_table_with_a_row_filter_is_not_called_captured(db: asyncpg.Connection) -> None:
+async def test_a_table_that_has_a_row_filter_keeps_it(db: asyncpg.Connection) -> None:
     if db.get_server_version().major < 15:
         pytest.skip("row filters exist from PostgreSQL 15 on")
     await db.execute("create table t (id int primary key)")
     await db.execute("alter publication supabase_realtime add table t where (id > 1)")
-    with pytest.raises(WatchError, match="row filter"):
-        await watch(db, "t")
-    assert await captured(db) == set()
+    assert not (await watch(db, "t")).changed
+    assert await db.fetchval("select filter from rowcast.tables where captured") == "(id > 1)"
 
 
 async def test_without_the_publication_it_says_how_to_make_it(db: asyncpg.Connection) -> None:
@@ -130,10 +132,31 @@ async def test_without_the_publication_it_says_how_to_make_it(db: asyncpg.Connec
 @pytest.mark.parametrize(
     ("make", "reason"),
     [
-        ("create view t as select 1 as id", "a view"),
+        ("create view t as select 1 as id", "a view: .* Watch the tables it reads\\."),
+        (
+            "create table tt (id int); create table b (id int); create view t as select from tt, b",
+            "Watch the tables it reads: public.b, public.tt\\.",
+        ),
         ("create materialized view t as select 1 as id", "a materialized view"),
-        ("create unlogged table t (id int primary key)", "unlogged"),
+        ("create unlogged table t (id int primary key)", "ALTER TABLE public.t SET LOGGED;"),
         ("create sequence t", "a sequence"),
+        ("create type t as (id int)", "a type"),
+        ("create table tt (id int); create index t on tt (id)", "an index. Watch its table"),
+        ("create temporary table t (id int primary key)", "There is no table public.t"),
+        (
+            f"{FOREIGN} create foreign table t (id int) server elsewhere",
+            "Watch it in the database where it lives",
+        ),
+        (
+            f"{FOREIGN} create table t (id int) partition by range (id); alter table t replica identity full;"
+            "create foreign table part partition of t for values from (0) to (9) server elsewhere",
+            "of its partition public.part, it is a foreign table. Watch the other partitions by their names",
+        ),
+        (
+            "create table t (id int primary key) partition by range (id);"
+            "create unlogged table part partition of t for values from (0) to (9)",
+            "of its partition public.part, it is unlogged. Run ALTER TABLE public.part SET LOGGED; first",
+        ),
         ("create table tt (id int primary key)", "Did you mean public.tt"),
     ],
 )
@@ -145,7 +168,9 @@ async def test_what_cannot_be_captured_is_refused_with_the_reason(
         await watch(db, "t")
 
 
-@pytest.mark.parametrize("table", ["pg_catalog.pg_class", "rowcast.relations"])
+@pytest.mark.parametrize(
+    "table", ["pg_catalog.pg_class", "rowcast.relations", "rowcast.survival", "rowcast.tables"]
+)
 async def test_system_tables_are_never_captured(db: asyncpg.Connection, table: str) -> None:
     with pytest.raises(WatchError, match="never captured"):
         await watch(db, table)
@@ -166,6 +191,56 @@ async def test_the_hint_names_the_roles_that_may_not_read(db: asyncpg.Connection
     assert (await watch(db, "t")).hint == "GRANT SELECT ON public.t TO authenticated;"
     await db.execute("grant select on t to authenticated")
     assert (await watch(db, "t")).hint is None
+    await db.execute("create schema shop; create table shop.t (id int primary key)")
+    assert (await watch(db, "shop.t")).hint == (
+        "GRANT USAGE ON SCHEMA shop TO anon, authenticated; GRANT SELECT ON shop.t TO anon, authenticated;"
+    )
+
+
+async def test_children_that_inherit_are_added_with_their_parent_and_taken_out_with_it(
+    db: asyncpg.Connection,
+) -> None:
+    await db.execute("create table t (id int primary key, n int)")
+    await db.execute("create table child (primary key (id)) inherits (t)")
+    assert (await watch(db, "t")).changed
+    await db.execute("create table later (primary key (id)) inherits (child)")
+    assert await captured(db) == {"t", "child"}
+    assert (await watch(db, "t")).changed
+    assert await captured(db) == {"t", "child", "later"}
+    assert not (await watch(db, "t")).changed
+    await db.execute("create table last (primary key (id)) inherits (t)")
+    assert (await unwatch(db, "t")).changed
+    assert await captured(db) == set()
+
+
+async def test_who_may_not_watch_somebodys_table_is_told_who_may_and_what_to_run(
+    db: asyncpg.Connection, migrated: str
+) -> None:
+    guest, owner = f"guest_{uuid4().hex}", f"owner_{uuid4().hex}"
+    await db.execute(f"create role {guest} in role pg_read_all_data; create role {owner}")
+    try:
+        await db.execute(f"create table t (id int primary key); alter table t owner to {owner}")
+        await db.execute(f"grant usage on schema rowcast to {guest}")
+        functions = f"grant execute on all functions in schema rowcast to {guest}"
+        await db.execute(
+            f"{functions}; grant all on all tables in schema rowcast to {guest}; set role {guest}"
+        )
+        with pytest.raises(WatchError) as added:
+            await watch(db, "t")
+        assert f"public.t belongs to {owner}" in str(added.value)
+        assert f"GRANT TRIGGER ON public.t TO {guest}; ALTER PUBLICATION supabase_realtime ADD" in str(
+            added.value
+        )
+        await db.execute("reset role")
+        await watch(db, "t")
+        await db.execute(f"set role {guest}")
+        with pytest.raises(
+            WatchError, match=r"one run ALTER PUBLICATION supabase_realtime DROP TABLE public\.t;"
+        ):
+            await unwatch(db, "t")
+    finally:
+        await db.execute("reset role")
+        await db.execute(f"drop owned by {guest}, {owner} cascade; drop role {guest}, {owner}")
 
 
 @given(st.text(min_size=1), st.text(min_size=1))

@@ -2,7 +2,7 @@
 
 import asyncio
 import difflib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -17,9 +17,7 @@ _RETRY: Final = (0.05, 1.0)
 
 _DESCRIBE = """
 select k.oid, k.relkind::text as kind, k.relpersistence::text as persistence,
-       format('%I.%I', n.nspname, k.relname) as name,
-       exists (select from pg_publication_rel as r join pg_publication as p on p.oid = r.prpubid
-               where p.pubname = $3 and r.prrelid = k.oid) as member
+       format('%I.%I', n.nspname, k.relname) as name
 from pg_class as k join pg_namespace as n on n.oid = k.relnamespace
 where n.nspname = $1 and k.relname = $2
 """
@@ -38,24 +36,69 @@ where k.relkind = 'r' and k.relreplident <> 'f' and not exists (
 order by 1
 """
 _PUBLISHED = "select exists (select from pg_publication where pubname = $1)"
-_COVERED = "select exists (select from rowcast.wanted_tables() where relid = $1::oid)"
-_REFUSAL = """select refusal from rowcast.wanted_tables()
-where relid = $1::oid and refusal <> 'its partitions are captured'"""
+_COVERED = "select exists (select from rowcast.wanted_of(array[$1::oid]))"
+# A table with its children that inherit, and whether the publication brings each of them, and names it.
+_FAMILY = """
+with recursive family as (
+  select $1::oid as relid
+  union select i.inhrelid from family as f join pg_inherits as i on i.inhparent = f.relid
+  join pg_class as c on c.oid = i.inhrelid where not c.relispartition
+)
+select f.relid, format('%I.%I', n.nspname, k.relname) as name,
+       exists (select from rowcast.wanted_of(array[f.relid])) as covered,
+       exists (select from pg_publication_rel as r join pg_publication as p on p.oid = r.prpubid
+               where p.pubname = $2 and r.prrelid = f.relid) as member
+from family as f join pg_class as k on k.oid = f.relid join pg_namespace as n on n.oid = k.relnamespace
+order by f.relid <> $1, name
+"""
+_REFUSAL = """
+select format('%I.%I', n.nspname, k.relname) as name, w.refusal, w.relid = w.root as whole
+from rowcast.wanted_tables() as w
+join pg_class as k on k.oid = w.relid join pg_namespace as n on n.oid = k.relnamespace
+where w.root = any($1::oid[]) and w.refusal is not null order by 1 limit 1
+"""
+_INSTALL = """
+select rowcast.install(relid) from (
+  select relid from rowcast.wanted_tables() where root = any($1::oid[])
+  union select s.relid from rowcast.standing_triggers as s
+  where s.relid = any($1::oid[])
+    or s.relid in (select t.relid from unnest($1::oid[]) as o, pg_partition_tree(o) as t)
+) as t
+"""
+_OWNERS = """
+select quote_ident(o.rolname) as owner, quote_ident(current_user) as me,
+       (select quote_ident(r.rolname) from pg_publication as p join pg_roles as r on r.oid = p.pubowner
+        where p.pubname = $2) as publisher
+from pg_class as k join pg_roles as o on o.oid = k.relowner where k.oid = $1
+"""
+_READ_BY = """
+select distinct format('%I.%I', n.nspname, k.relname)
+from pg_rewrite as w join pg_depend as d on d.classid = 'pg_rewrite'::regclass and d.objid = w.oid
+join pg_class as k on d.refclassid = 'pg_class'::regclass and k.oid = d.refobjid
+join pg_namespace as n on n.oid = k.relnamespace
+where w.ev_class = $1 and k.relkind in ('r', 'p') order by 1
+"""
 _NAMES = """select n.nspname || '.' || k.relname
 from pg_class as k join pg_namespace as n on n.oid = k.relnamespace
 where k.relkind in ('r', 'p') and n.nspname not in ('rowcast', 'realtime', 'information_schema')
   and n.nspname not like 'pg\\_%'"""
-_READERS = """select rolname from pg_roles where rolname in ('anon', 'authenticated')
-  and not (has_table_privilege(oid, $1::oid, 'select'))"""
+_READERS = """
+select quote_ident(r.rolname) as role, quote_ident(n.nspname) as schema,
+       has_schema_privilege(r.oid, n.oid, 'usage') as usage,
+       has_table_privilege(r.oid, k.oid, 'select') as selects
+from pg_roles as r, pg_class as k join pg_namespace as n on n.oid = k.relnamespace
+where r.rolname in ('anon', 'authenticated') and k.oid = $1 order by 1
+"""
 _KINDS: Final = {
     "v": "a view: its rows are not written, so there is nothing to capture. Watch the tables it reads",
-    "m": "a materialized view, which Postgres cannot publish",
-    "f": "a foreign table, which Postgres cannot publish. Watch it where it lives",
-    "i": "an index",
-    "S": "a sequence",
-    "c": "a type",
+    "m": "a materialized view, which Postgres cannot publish. Watch the tables it reads",
+    "f": "a foreign table, whose changes are not seen here. Watch it in the database where it lives",
+    "i": "an index. Watch its table",
+    "I": "an index. Watch its table",
+    "S": "a sequence. Watch the table whose column it numbers",
+    "c": "a type. Watch a table",
+    "t": "where Postgres keeps large values of a table. Watch that table",
 }
-_PERSISTENCE: Final = {"u": "unlogged", "t": "temporary"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,8 +142,9 @@ async def watch(connection: asyncpg.Connection, name: str, *, identity_full: boo
         raise WatchError(
             f"The publication {_PUBLICATION} is missing. Make it with CREATE PUBLICATION {_PUBLICATION};"
         )
+    family = await connection.fetch(_FAMILY, table["oid"], _PUBLICATION)
     # Captured without being named, too: by FOR ALL TABLES, by its schema, or as a partition.
-    covered = table["member"] or await connection.fetchval(_COVERED, table["oid"])
+    added = [record for record in family if not record["covered"]]
     lacking = [record[0] for record in await connection.fetch(_UNIDENTIFIED, table["oid"])]
     if lacking and not identity_full:
         # Postgres itself refuses UPDATE and DELETE on a published table that has none.
@@ -115,26 +159,50 @@ async def watch(connection: asyncpg.Connection, name: str, *, identity_full: boo
         for one in dict.fromkeys([table["name"], *lacking]) if identity_full else ():
             await connection.execute("select rowcast.note_identity($1::text::regclass)", one)
             await connection.execute(f"alter table {one} replica identity full")
-        if not covered:
-            await connection.execute(f"alter publication {_PUBLICATION} add table {table['name']}")
-            await connection.execute("select rowcast.note_published($1)", table["oid"])
-        if refusal := await connection.fetchval(_REFUSAL, table["oid"]):
-            raise WatchError(f"{table['name']} cannot be captured: {refusal}.")
+        if added:
+            names = ", ".join(f"only {record['name']}" for record in added)
+            await connection.execute(f"alter publication {_PUBLICATION} add table {names}")
+        for record in added:
+            await connection.execute("select rowcast.note_published($1)", record["relid"])
+        if refused := await connection.fetchrow(_REFUSAL, [record["relid"] for record in family]):
+            raise WatchError(_refusal(table["name"], refused))
 
-    await _locked(connection, publish, table["oid"], table["name"])
-    readers = [record["rolname"] for record in await connection.fetch(_READERS, table["oid"])]
-    hint = f"GRANT SELECT ON {table['name']} TO {', '.join(readers)};" if readers else None
-    return Outcome(table["name"], not covered, hint)
+    await _locked(connection, publish, "ADD", table, [record["relid"] for record in family])
+    return Outcome(table["name"], bool(added), _grants(await connection.fetch(_READERS, table["oid"]), table))
+
+
+def _refusal(name: str, refused: asyncpg.Record) -> str:
+    text = f"{name} cannot be captured: "
+    if not refused["whole"]:
+        text += f"of its partition {refused['name']}, "
+    if refused["refusal"] == "it is unlogged":
+        return text + f"it is unlogged. Run ALTER TABLE {refused['name']} SET LOGGED; first."
+    others = "" if refused["whole"] else " Watch the other partitions by their names."
+    return text + f"{refused['refusal']}." + others
+
+
+def _grants(roles: Sequence[asyncpg.Record], table: asyncpg.Record) -> str | None:
+    """What lets clients read a table, or None where they may."""
+    outside = [role["role"] for role in roles if not role["usage"]]
+    blind = [role["role"] for role in roles if not role["selects"]]
+    usage = f"GRANT USAGE ON SCHEMA {roles[0]['schema']} TO {', '.join(outside)};" if outside else ""
+    selects = f"GRANT SELECT ON {table['name']} TO {', '.join(blind)};" if blind else ""
+    return f"{usage} {selects}".strip() or None
 
 
 async def unwatch(connection: asyncpg.Connection, name: str) -> Outcome:
     """Take a table out of the publication, and return once it is no longer captured. Raises WatchError."""
     table = await _described(connection, name)
 
+    family = await connection.fetch(_FAMILY, table["oid"], _PUBLICATION)
+    named = [record for record in family if record["member"]]
+
     async def withdraw() -> None:
-        if table["member"]:
-            await connection.execute(f"alter publication {_PUBLICATION} drop table {table['name']}")
-            await connection.execute("select rowcast.forget_published($1)", table["oid"])
+        if named:
+            names = ", ".join(f"only {record['name']}" for record in named)
+            await connection.execute(f"alter publication {_PUBLICATION} drop table {names}")
+        for record in named:
+            await connection.execute("select rowcast.forget_published($1)", record["relid"])
         if await connection.fetchval(_COVERED, table["oid"]):
             # The transaction is rolled back: nothing is half done.
             raise WatchError(
@@ -142,34 +210,46 @@ async def unwatch(connection: asyncpg.Connection, name: str) -> Outcome:
                 "whole schema, or a table it is a part of. Change the publication, or unwatch that table."
             )
 
-    await _locked(connection, withdraw, table["oid"], table["name"])
-    return Outcome(table["name"], bool(table["member"]))
+    await _locked(connection, withdraw, "DROP", table, [record["relid"] for record in family])
+    return Outcome(table["name"], bool(named))
 
 
 async def _described(connection: asyncpg.Connection, name: str) -> asyncpg.Record:
     schema, table = split_name(name)
-    found = await connection.fetchrow(_DESCRIBE, schema, table, _PUBLICATION)
+    found = await connection.fetchrow(_DESCRIBE, schema, table)
     if found is None:
         names = [record[0] for record in await connection.fetch(_NAMES)]
         near = difflib.get_close_matches(f"{schema}.{table}", names, n=1)
         raise WatchError(
             f"There is no table {schema}.{table}." + (f" Did you mean {near[0]}?" if near else "")
         )
-    if found["kind"] in _KINDS:
-        raise WatchError(f"{found['name']} is {_KINDS[found['kind']]}.")
-    if found["persistence"] in _PERSISTENCE:
+    if found["persistence"] == "t":
         raise WatchError(
-            f"{found['name']} is {_PERSISTENCE[found['persistence']]}: Postgres publishes logged tables only."
+            f"{found['name']} is temporary: only its own session sees it. Watch a permanent table."
         )
     if schema in ("rowcast", "realtime", "information_schema") or schema.startswith("pg_"):
         raise WatchError(
-            f"{found['name']} belongs to the server or to Postgres itself and is never captured."
+            f"{found['name']} belongs to the server or to Postgres itself and is never captured. "
+            "Watch a table of your own."
+        )
+    if found["kind"] in _KINDS:
+        read = [record[0] for record in await connection.fetch(_READ_BY, found["oid"])]
+        more = ": " + ", ".join(read) if read else ""
+        raise WatchError(f"{found['name']} is {_KINDS[found['kind']]}{more}.")
+    if found["persistence"] == "u":
+        raise WatchError(
+            f"{found['name']} is unlogged, and Postgres publishes logged tables only. "
+            f"Run ALTER TABLE {found['name']} SET LOGGED; first."
         )
     return found
 
 
 async def _locked(
-    connection: asyncpg.Connection, change: Callable[[], Awaitable[None]], oid: int, name: str
+    connection: asyncpg.Connection,
+    change: Callable[[], Awaitable[None]],
+    verb: str,
+    table: asyncpg.Record,
+    family: Sequence[int],
 ) -> None:
     """Change the publication and follow it, without making anybody wait long for us."""
     loop = asyncio.get_running_loop()
@@ -179,19 +259,29 @@ async def _locked(
             async with connection.transaction():
                 await connection.execute(f"set local lock_timeout = '{_LOCK_TIMEOUT}'")
                 await change()
-                await connection.execute(
-                    "select rowcast.install(relid) from ("
-                    "select relid from rowcast.wanted_tables() where root = $1::oid"
-                    " union select relid from rowcast.standing_triggers where relid = $1::oid) as t",
-                    oid,
-                )
+                await connection.execute(_INSTALL, family)
             return
         except asyncpg.LockNotAvailableError:
             if loop.time() >= deadline:
                 raise WatchError(
-                    f"{name} is locked by an open transaction. End it (see pg_stat_activity), and try again."
+                    f"{table['name']} is locked by an open transaction. "
+                    "End it (see pg_stat_activity), and try again."
                 ) from None
             await asyncio.sleep(delay)
             delay = min(delay * 2, _RETRY[1])
         except asyncpg.InsufficientPrivilegeError as error:
-            raise WatchError(f"{error}. Run this as the owner of {name} and of the publication.") from None
+            raise WatchError(await _rights(connection, error, verb, table)) from None
+
+
+async def _rights(connection: asyncpg.Connection, error: Exception, verb: str, table: asyncpg.Record) -> str:
+    """Who may do what the current role may not, and how."""
+    name = table["name"]
+    owners = await connection.fetchrow(_OWNERS, table["oid"], _PUBLICATION)
+    if owners is None:
+        return f"{error}. {name} is gone."
+    trigger = f"GRANT TRIGGER ON {name} TO {owners['me']}; " if verb == "ADD" else ""
+    return (
+        f"{error}. {name} belongs to {owners['owner']}, and the publication {_PUBLICATION} to "
+        f"{owners['publisher']}. Connect as a superuser, or as a role that is a member of both; or let such "
+        f"a one run {trigger}ALTER PUBLICATION {_PUBLICATION} {verb} TABLE {name};"
+    )

@@ -6,15 +6,19 @@ import os
 import sys
 import time
 from collections.abc import Coroutine
+from dataclasses import asdict
+from datetime import datetime
 from typing import Annotated, Any, NoReturn
 
 import asyncpg
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from rowcast import __version__
 from rowcast.auth.tokens import sign
+from rowcast.capture.tables import Status, status
 from rowcast.capture.watching import Outcome, unwatch, watch
 from rowcast.db.address import place
 from rowcast.db.connection import REFUSED, connect, unreachable
@@ -182,35 +186,43 @@ def _each(names: list[str], action: Any, what: str) -> None:
 
 
 @app.command()
-def tables() -> None:
-    """Show which tables are captured, and why others are not."""
+def tables(as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False) -> None:
+    """Show which tables are captured, what is kept of them, and why others are not."""
     settings = _settings()
 
-    async def work() -> list[asyncpg.Record]:
+    async def work() -> list[Status]:
         connection = await connect(settings.direct_dsn, purpose="command", pooled=True)
         try:
             if not await connection.fetchval("select to_regclass('rowcast.migrations') is not null"):
                 raise RowcastError(
                     "This database was not migrated. Run `rowcast migrate` or `rowcast serve`."
                 )
-            return await connection.fetch("select * from rowcast.tables")
+            return await status(connection)
         finally:
             await connection.close()
 
-    found = _run(work(), settings)
+    found: list[Status] = _run(work(), settings)
+    if as_json:
+        print(json.dumps([asdict(one) for one in found], indent=2, default=datetime.isoformat))
+        return
     if not found:
         print("No table is captured. Add one with `rowcast watch TABLE`.")
         return
-    shown = Table("table", "captured", "by", "since", "row level security", box=None)
-    for row in found:
+    shown = Table("table", "captured", "since", "changes kept", "bytes", "last change", "rows", box=None)
+    for one in found:
         shown.add_row(
-            f"{row['schema_name']}.{row['table_name']}",
-            "yes" if row["captured"] else f"no: {row['reason']}",
-            row["way"],
-            f"{row['since']:%Y-%m-%d %H:%M:%S}" if row["since"] else "",
-            "on" if row["rls"] else "",
+            f"{one.schema}.{one.table}",
+            "yes" if one.captured else f"no: {one.reason}",
+            f"{one.since:%Y-%m-%d %H:%M:%S}" if one.since else "",
+            str(one.changes),
+            str(one.bytes),
+            f"{one.last:%Y-%m-%d %H:%M:%S}" if one.last else "",
+            escape(" ".join(filter(None, (one.filter, "row level security" if one.rls else None)))),
         )
     _out.print(shown)
+    for one in found:
+        if one.mend is not None:
+            print(f"To capture {one.schema}.{one.table}: {one.mend}")
 
 
 def _duration(text: str) -> float:
