@@ -1,14 +1,19 @@
 """Triggers that wait for nobody long, and faults that are said once."""
 
 import asyncio
+from collections.abc import AsyncIterator
 from uuid import uuid4
 
 import asyncpg
 import pytest
 import structlog
 
-from rowcast.capture import tables
+from rowcast.auth.access import Access
+from rowcast.capture import acceptance, tables
+from rowcast.capture.acceptance import Acceptance, Refused
+from rowcast.capture.relations import Relations
 from rowcast.capture.tables import matching, reconcile, status
+from rowcast.model.binding import parse_binding
 
 pytestmark = pytest.mark.anyio
 
@@ -108,3 +113,43 @@ async def test_what_the_outbox_keeps_of_a_table_is_counted(capturing: asyncpg.Co
     assert shown.since is not None
     assert shown.last is not None
     assert shown.last > shown.since
+
+
+@pytest.fixture
+async def accepting(migrated: str) -> AsyncIterator[Acceptance]:
+    """What decides about subscriptions of a database."""
+    async with asyncpg.create_pool(migrated, min_size=1, max_size=2) as pool:
+        yield Acceptance(pool, Access(["anon"]), Relations(), asyncio.Event())
+
+
+BINDING = parse_binding({"event": "*", "schema": "shop", "table": "t"})
+
+
+async def test_who_may_not_read_is_told_the_grant_and_the_log_says_it_once(
+    capturing: asyncpg.Connection, accepting: Acceptance
+) -> None:
+    await capturing.execute("create schema shop; create table shop.t (id int primary key)")
+    await capturing.execute("alter publication supabase_realtime add table shop.t")
+    usage, selects = "GRANT USAGE ON SCHEMA shop TO anon;", "GRANT SELECT ON shop.t TO anon;"
+    with structlog.testing.capture_logs() as logs:
+        for grant in (usage, selects):
+            for _ in range(2):
+                with pytest.raises(Refused, match=grant):
+                    await accepting.accept(BINDING, "anon")
+            await capturing.execute(grant)
+        await accepting.accept(BINDING, "anon")
+    assert [(entry["role"], entry["table"], entry["reason"].split(": ")[1]) for entry in logs] == [
+        ("anon", "shop.t", usage),
+        ("anon", "shop.t", selects),
+    ]
+
+
+async def test_who_waits_for_triggers_in_vain_is_told_that_they_wait(
+    capturing: asyncpg.Connection, accepting: Acceptance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(acceptance, "_CAPTURE_WAIT", 0.0)
+    await capturing.execute("drop event trigger rowcast_follow_ddl; create schema shop")
+    await capturing.execute("create table shop.t (id int primary key)")
+    await capturing.execute("alter publication supabase_realtime add table shop.t")
+    with pytest.raises(Refused, match=tables.WAITING):
+        await accepting.accept(BINDING, "anon")

@@ -11,10 +11,11 @@ from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
 import asyncpg
+import structlog
 
 from rowcast.capture.filters import FilterError, Filters
 from rowcast.capture.relations import Relations
-from rowcast.capture.tables import Table, matching
+from rowcast.capture.tables import WAITING, Table, matching
 from rowcast.db.connection import AWAY, Session
 from rowcast.model.binding import WILDCARD, Binding
 from rowcast.model.change import Relation
@@ -24,6 +25,8 @@ _CAPTURE_WAIT: Final = 30.0
 _RETRY: Final = 0.25
 _STATEMENT_SECONDS: Final = 10.0
 _EXCEPTION: Final = "An exception happened so please check your connect parameters:"
+
+log = structlog.get_logger("rowcast.acceptance")
 
 
 class Refused(Exception):
@@ -58,6 +61,7 @@ class Acceptance:
         self._pool, self._rights, self._relations = pool, rights, relations
         self._tables_changed = tables_changed
         self.filters = Filters()
+        self._told: set[tuple[str, int, str]] = set()
 
     async def accept(self, binding: Binding, role: str) -> Accepted:
         """Accept a binding, its tables captured by then. Raises Refused."""
@@ -74,6 +78,8 @@ class Acceptance:
                     waiting = [table for table in found if not table.captured and table.reason is None]
                     if not waiting or loop.time() >= deadline:
                         ready = [table for table in found if table not in waiting]
+                        if waiting and not ready:
+                            raise _refused(f"{waiting[0].schema}.{waiting[0].table}: {WAITING}", binding)
                         return await self.judge(connection, binding, role, ready)
             except (*AWAY, KeyError):
                 # The database is away: a subscription waits for it, as changes do. Or a version of a table
@@ -113,6 +119,8 @@ class Acceptance:
         reasons = {table: table.reason or self._rights.refusal(role, table.oid) for table in found}
         good = [table for table, reason in reasons.items() if reason is None]
         if not good:
+            for table, reason in reasons.items():
+                self._tell(role, table, reason or "")
             first = found[0]
             raise _refused(f"{first.schema}.{first.table}: {reasons[first]}", binding)
         predicates: dict[int, Predicate] = {}
@@ -127,6 +135,14 @@ class Acceptance:
             text = "ERROR 57014 (query_canceled) the filter took too long to check"
             raise _refused(_EXCEPTION, binding, f". Exception: {text}") from None
         return Accepted(predicates, frozenset(found))
+
+    def _tell(self, role: str, table: Table, reason: str) -> None:
+        """Log why a role cannot hear a table: once, however many clients ask."""
+        if (role, table.oid, reason) not in self._told:
+            self._told.add((role, table.oid, reason))
+            log.warning(
+                "table_not_subscribed", role=role, table=f"{table.schema}.{table.table}", reason=reason
+            )
 
     async def _versions(self, connection: Session, tables: Iterable[Table]) -> list[Relation]:
         ids = [id_ for table in tables for id_ in table.relations]
