@@ -17,8 +17,10 @@ from rowcast.hub.lanes import Lane
 from rowcast.hub.subscriptions import Subscriptions
 from rowcast.model.binding import Binding, parse_binding
 from rowcast.model.change import Change, Op, Relation
+from rowcast.model.claims import Subject
 from rowcast.model.filter import Condition
 from rowcast.model.predicate import Ask, Column, Predicate, Truth, make_predicate
+from rowcast.model.reading import Reading
 from rowcast.protocol.changes import encode_data
 from rowcast.protocol.messages import Version
 from rowcast.protocol.rows import row_of
@@ -136,7 +138,7 @@ def _attach(
     subscriptions: Subscriptions, sink: _Nowhere, binding: Binding, relation: Relation, predicate: Predicate
 ) -> None:
     subscriber = Subscriber(f"realtime:{binding.id}", Version.V2, Lane(sink, sys.maxsize), lambda: None)
-    subscriptions.attach(subscriber, [binding], ROLE, {binding: {relation.id: predicate}})
+    subscriptions.attach(subscriber, [binding], Subject(ROLE), {binding: {relation.id: predicate}})
 
 
 def _change(relation: Relation, number: int, size: int) -> Change:
@@ -158,8 +160,8 @@ async def _publish(
         subscriptions.publish(change, _everything, {ROLE: given})
 
 
-def _everything(role: str, relation: Relation) -> bool:
-    return True
+def _everything(role: str, relation: Relation) -> Reading:
+    return Reading()
 
 
 def _encoded(relation: Relation, record: bytes) -> float:

@@ -13,6 +13,7 @@ from decimal import Decimal, InvalidOperation
 from typing import Any, Final
 
 from rowcast.model.change import Change, Column, Op, Relation
+from rowcast.model.reading import NOTHING, View
 from rowcast.model.shape import ArrayShape, RowShape, Shape, parse_shape
 from rowcast.protocol.changes import encode_data, encode_legacy, encode_message, encode_reduced
 from rowcast.protocol.messages import Version
@@ -48,7 +49,8 @@ def fuzz_rows(data: bytes) -> None:
         (Op.TRUNCATE, None, None),
     ):
         change = Change(relation, op, record, old, 1, "p", "2026-01-01T00:00:00.000Z")
-        for encoded in (encode_data(change), encode_data(change, names), encode_reduced(change)):
+        views = View(), View(names), View(None, names, NOTHING)
+        for encoded in (*(encode_data(change, view) for view in views), encode_reduced(change)):
             _check_data(change, encoded)
 
 

@@ -17,6 +17,7 @@ from rowcast.auth.access import Access
 from rowcast.auth.channels import Channels
 from rowcast.auth.jwks import Jwks
 from rowcast.auth.tokens import Verifier
+from rowcast.auth.visibility import Visibility
 from rowcast.capture.retention import Retention
 from rowcast.capture.stream import Stream
 from rowcast.db.opening import Opening
@@ -58,7 +59,8 @@ async def running(settings: Settings, *, wait: bool = True) -> AsyncIterator[Run
         direct_dsn=settings.direct_dsn,
         pool=pool,
         subscriptions=subscriptions,
-        rights=Access(settings.roles),
+        rights=Access(settings.roles, open_deletes=settings.open_deletes),
+        visibility=Visibility(settings.roles, seconds=settings.policy_timeout),
         retention=Retention(
             age=settings.retention,
             size=settings.retention_size,

@@ -128,6 +128,17 @@ class Settings(BaseSettings):
         validation_alias=_from("ROWCAST_FILTER_TIMEOUT"),
         description="A filter that Postgres takes longer to judge is switched off.",
     )
+    policy_timeout: Annotated[Duration, Field(gt=0)] = Field(
+        0.25,
+        validation_alias=_from("ROWCAST_POLICY_TIMEOUT"),
+        description="How long a table's policies may take to judge rows; what they are slow with is hidden.",
+    )
+    open_deletes: bool = Field(
+        False,
+        validation_alias=_from("ROWCAST_OPEN_DELETES"),
+        description="Whether the primary key of a deleted row is told to all who may read its table, "
+        "whatever policies say, as Supabase does.",
+    )
     pool_size: int = Field(
         5,
         ge=1,

@@ -10,6 +10,7 @@ from rowcast.capture.waker import Mode
 from rowcast.db.migrations import migrate
 from rowcast.dev.postgres import Postgres
 from rowcast.model.change import Change
+from rowcast.model.reading import View
 from rowcast.protocol.changes import encode_data
 from support.proxies import proxied
 from support.streams import streaming, subscribed
@@ -210,10 +211,10 @@ async def test_prepared_transactions_can_be_made_and_are_delivered_once_committe
 async def test_a_change_that_cannot_be_sent_ends_the_channels_that_hear_its_table_and_no_others(
     things: str, monkeypatch: pytest.MonkeyPatch, filter_: str
 ) -> None:
-    def failing(change: Change, select: frozenset[str] | None = None) -> bytes:
+    def failing(change: Change, view: View) -> bytes:
         if change.relation.table == "things":
             raise ValueError("a row that must not reach the log")
-        return encode_data(change, select)
+        return encode_data(change, view)
 
     monkeypatch.setattr("rowcast.hub.sending.encode_data", failing)
     connection = await asyncpg.connect(things)

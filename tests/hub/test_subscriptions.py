@@ -15,9 +15,11 @@ from rowcast.hub.lanes import Lane
 from rowcast.hub.subscriptions import Subscriptions
 from rowcast.model.binding import Binding, parse_binding
 from rowcast.model.change import Change, Column, Op, Relation
+from rowcast.model.claims import Subject
 from rowcast.model.filter import Condition
 from rowcast.model.predicate import Column as Compared
 from rowcast.model.predicate import Predicate, make_predicate
+from rowcast.model.reading import Reading
 from rowcast.protocol.frames import payload_of
 from rowcast.protocol.messages import Version
 from support.streams import Kept
@@ -26,6 +28,12 @@ pytestmark = pytest.mark.anyio
 
 LIMIT = 4_096
 NOTES = Relation(1, 1, "public", "notes", (Column("id", "int4"), Column("body", "text")), frozenset({"id"}))
+
+ANON = Subject("anon")
+
+
+def whole(role: str, relation: Relation) -> Reading:
+    return Reading()
 
 
 class Frames(Kept):
@@ -49,8 +57,8 @@ def sent(change: Change, topic: str, version: Version) -> bytes:
     subscriptions, sink = Subscriptions(limit=LIMIT), Frames()
     lane = Lane(sink, sys.maxsize)
     subscriber = Subscriber(topic, version, lane, lambda: None)
-    subscriptions.attach(subscriber, [parse_binding({"event": "*", "schema": "public"})], "anon")
-    subscriptions.publish(change, lambda role, relation: True)
+    subscriptions.attach(subscriber, [parse_binding({"event": "*", "schema": "public"})], ANON)
+    subscriptions.publish(change, whole)
     lane.flush()
     (payload,) = sink.payloads
     return payload
@@ -138,7 +146,7 @@ class WhoHears(RuleBasedStateMachine):
     @rule(number=st.integers(0, 2), bindings=st.lists(BINDINGS, max_size=4, unique=True))
     def attaches(self, number: int, bindings: list[Binding]) -> None:
         self.bindings[number] = bindings
-        self.subscriptions.attach(self.subscribers[number], bindings, "anon", predicates(bindings))
+        self.subscriptions.attach(self.subscribers[number], bindings, ANON, predicates(bindings))
 
     @rule(number=st.integers(0, 2))
     def detaches(self, number: int) -> None:
@@ -161,7 +169,7 @@ class WhoHears(RuleBasedStateMachine):
                 and self.subscriptions.known(relation)
                 and self.subscriptions.heard(relation, op)
             )
-        self.subscriptions.publish(change, lambda role, relation: True)
+        self.subscriptions.publish(change, whole)
         for number, (subscriber, sink) in enumerate(zip(self.subscribers, self.sinks, strict=True)):
             subscriber.lane.flush()
             sent = [json.loads(payload) for payload in sink.payloads]
@@ -175,7 +183,7 @@ class WhoHears(RuleBasedStateMachine):
         self.subscriptions.forget({relation.id})
         for number, found in ready.items():
             bindings = self.bindings[number]
-            self.subscriptions.attach(self.subscribers[number], bindings, "anon", found)
+            self.subscriptions.attach(self.subscribers[number], bindings, ANON, found)
 
     @invariant()
     def nothing_is_kept_once_nobody_is_there(self) -> None:
@@ -205,13 +213,13 @@ async def test_nothing_is_kept_for_tables_that_nobody_hears_however_many_change(
         parse_binding({"schema": "public", "table": "filtered", "filter": "id=eq.1"}),
     ]
     for some in (bindings[:1], bindings):
-        subscriptions.attach(subscriber, some, "anon")
+        subscriptions.attach(subscriber, some, ANON)
         before = len(subscriptions._groups), len(subscriptions._indexes)
         for number in range(10):
             relation = replace(NOTES, id=number, table=f"t{number}")
             assert not subscriptions.heard(relation, Op.INSERT)
             assert not list(subscriptions.asks(replace(insert(0), relation=relation)))
-            subscriptions.publish(replace(insert(0), relation=relation), lambda role, relation: True)
+            subscriptions.publish(replace(insert(0), relation=relation), whole)
         assert (len(subscriptions._groups), len(subscriptions._indexes)) == before
     subscriptions.detach(subscriber)
 
@@ -231,8 +239,8 @@ async def test_two_names_for_one_table_are_one_message(names: list[tuple[str, st
     lane = Lane(sink, sys.maxsize)
     subscriber = Subscriber("realtime:a", Version.V2, lane, lambda: None)
     bindings = [parse_binding({"schema": schema, "table": table}) for schema, table in names]
-    subscriptions.attach(subscriber, bindings, "anon")
-    subscriptions.publish(insert(0), lambda role, relation: True)
+    subscriptions.attach(subscriber, bindings, ANON)
+    subscriptions.publish(insert(0), whole)
     lane.flush()
     (payload,) = sink.payloads
     assert sorted(json.loads(payload)[4]["ids"]) == sorted(binding.id for binding in bindings)
@@ -242,9 +250,9 @@ async def test_a_table_that_is_called_like_all_tables_is_heard_once() -> None:
     subscriptions, sink = Subscriptions(limit=LIMIT), Frames()
     lane = Lane(sink, sys.maxsize)
     subscriber = Subscriber("realtime:a", Version.V2, lane, lambda: None)
-    subscriptions.attach(subscriber, [parse_binding({"schema": "public", "table": "*"})], "anon")
+    subscriptions.attach(subscriber, [parse_binding({"schema": "public", "table": "*"})], ANON)
     starred = replace(insert(0), relation=replace(NOTES, table="*"))
-    subscriptions.publish(starred, lambda role, relation: True)
+    subscriptions.publish(starred, whole)
     lane.flush()
     assert len(sink.payloads) == 1
 
@@ -265,16 +273,16 @@ async def test_a_condition_is_taken_from_those_who_have_it_on_that_version_of_a_
     both, old, new = (
         Subscriber(f"realtime:{number}", Version.V2, Lane(Kept(), LIMIT), lambda: None) for number in range(3)
     )
-    subscriptions.attach(both, [one, other], "anon", {one: {1: slow}, other: {1: fine}})
-    subscriptions.attach(old, [one], "anon", {one: {1: slow}})
-    subscriptions.attach(new, [other], "anon", {other: {1: fine, 2: fine}})
+    subscriptions.attach(both, [one, other], ANON, {one: {1: slow}, other: {1: fine}})
+    subscriptions.attach(old, [one], ANON, {one: {1: slow}})
+    subscriptions.attach(new, [other], ANON, {other: {1: fine, 2: fine}})
     (ask,) = slow.asks
     assert list(subscriptions.askers(NOTES, ask)) == [both, old]
     assert list(subscriptions.askers(newer, ask)) == []
     assert subscriptions.without(newer, ask) == []
     assert subscriptions.without(NOTES, ask) == [both, old]
     assert list(subscriptions.askers(NOTES, ask)) == []
-    assert subscriptions.entry(both)[0] == (other,)
+    assert subscriptions.bindings(both) == (other,)
     assert [asked for _, asked in subscriptions.asks(insert(1))] == [*fine.asks]
 
 
@@ -282,7 +290,7 @@ async def test_the_version_moves_when_a_filter_becomes_ready() -> None:
     subscriptions = Subscriptions(limit=LIMIT)
     binding, predicate = asking("a%")
     subscriber = Subscriber("realtime:a", Version.V2, Lane(Kept(), LIMIT), lambda: None)
-    subscriptions.attach(subscriber, [binding], "anon")
+    subscriptions.attach(subscriber, [binding], ANON)
     (listeners,) = subscriptions.index(NOTES).missing
     before = subscriptions.version
     subscriptions.ready(listeners, {NOTES.id: predicate})

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rowcast.model.change import Change, Column, Op, Relation
+from rowcast.model.reading import View
 from rowcast.model.shape import ArrayShape, RowShape
 from rowcast.protocol.changes import SMALL_VALUE, encode_data, encode_legacy, encode_message, encode_reduced
 from rowcast.protocol.messages import Version
@@ -35,7 +36,7 @@ def change(relation: Relation, op: Op, new: bytes = NEW, old: bytes = OLD) -> Ch
 
 
 def data(change: Change, select: frozenset[str] | None = None) -> dict[str, Any]:
-    read: dict[str, Any] = json.loads(encode_data(change, select))
+    read: dict[str, Any] = json.loads(encode_data(change, View(select)))
     return read
 
 
@@ -116,7 +117,7 @@ def test_a_change_that_is_too_large_keeps_its_small_values_without_nulls(
     fits, over = "x" * (SMALL_VALUE - 2), "x" * (SMALL_VALUE - 1)
     images = [json.dumps({"id": 1, "title": text, "raw": None, "n": "NaN"}).encode() for text in (fits, over)]
     small, large = (
-        json.loads(encode_reduced(change(FULL, Op.UPDATE, image, image), select)) for image in images
+        json.loads(encode_reduced(change(FULL, Op.UPDATE, image, image), View(select))) for image in images
     )
     assert small["errors"] == ["Error 413: Payload Too Large"]
     assert small["record"] == small["old_record"] == {"id": 1, "title": fits}
@@ -160,10 +161,10 @@ def test_rows_with_half_of_a_surrogate_pair_are_encoded_as_they_are(
     image = b'{"c":' + pair + b',"id":1,"j":' + half + b',"l":[' + pair + b"]}"
     update = change(relation, Op.UPDATE, image, image)
     record = b'"record":{"c":{"b":"01","j":' + half + b'},"j":' + half
-    encoded = encode_data(update, select)
+    encoded = encode_data(update, View(select))
     assert record + b',"l":[' + pair + b'],"id":1},' in encoded if select is None else record in encoded
     assert b'"old_record":{"j":' + half + b',"id":1},' in encoded
-    assert record in encode_reduced(update, select)
+    assert record in encode_reduced(update, View(select))
     row = row_of(update)
     assert {name: row[name] for name in row} == {
         "c": pair, "id": b"1", "j": half, "l": b"[" + pair + b"]",

@@ -6,6 +6,7 @@ import asyncpg
 
 from rowcast.capture.relations import Relations
 from rowcast.model.change import Change, Op
+from rowcast.model.reading import View
 from rowcast.protocol.changes import encode_data
 
 #: Where a Postgres comes without its contrib modules, text stands in for their types.
@@ -56,6 +57,8 @@ async def shown(connection: asyncpg.Connection, select: frozenset[str] | None = 
     ops = {"I": Op.INSERT, "U": Op.UPDATE, "D": Op.DELETE}
     images = ((row, *(row[name] and row[name].encode() for name in ("record", "old_record"))) for row in rows)
     return [
-        encode_data(Change(relations[row["relation"]], ops[row["op"]], new, old, row["seq"], "", ""), select)
+        encode_data(
+            Change(relations[row["relation"]], ops[row["op"]], new, old, row["seq"], "", ""), View(select)
+        )
         for row, new, old in images
     ]

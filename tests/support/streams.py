@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 from rowcast.auth.access import Access
+from rowcast.auth.visibility import Visibility
 from rowcast.capture.retention import Retention
 from rowcast.capture.stream import Stream
 from rowcast.db.pool import create_pool
@@ -81,6 +82,7 @@ async def streaming(
         pool=pool,
         subscriptions=Subscriptions(limit=1 << 20),
         rights=Access(["anon", "authenticated", "service_role", *roles]),
+        visibility=Visibility(["anon", "authenticated", "service_role", *roles]),
         retention=Retention(age=age, size=size, lease=3600),
         page_size=page_size,
         patience=patience,

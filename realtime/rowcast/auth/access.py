@@ -1,8 +1,9 @@
-"""Who may read a table as a whole: by the role's privileges, and only where no policy narrows it.
+"""How roles may read tables: by their privileges on it, or on some of its columns.
 
-A table with row level security, and a role without SELECT, get nothing: closed, not open. Verdicts are
-kept until the stream of changes says that the catalog changed: a change is judged by rights no older than its
-place in the stream. They may be younger: a right given back before the change is handed out counts.
+Where row level security is on, for a role that does not bypass it, each row is to be judged: see
+``auth.visibility``. A role without SELECT gets nothing. Verdicts are kept until the stream of changes says
+that the catalog changed: a change is judged by rights no older than its place in the stream. They may be
+younger: a right given back before the change is handed out counts.
 """
 
 from collections.abc import Iterable
@@ -12,11 +13,16 @@ import asyncpg
 
 from rowcast.db.connection import Session
 from rowcast.model.change import Relation
+from rowcast.model.reading import Reading
 
 _RIGHTS = """
 select r.rolname as role, k.oid,
        has_schema_privilege(r.oid, k.relnamespace, 'usage') as usage,
        has_table_privilege(r.oid, k.oid, 'select') as selects,
+       case when not has_table_privilege(r.oid, k.oid, 'select') then array(
+         select a.attname::text from pg_attribute as a
+         where a.attrelid = k.oid and a.attnum > 0 and not a.attisdropped
+           and has_column_privilege(r.oid, k.oid, a.attnum, 'select')) end as columns,
        k.relrowsecurity as rls,
        r.rolbypassrls or r.rolsuper
          or (not k.relforcerowsecurity and pg_has_role(r.oid, k.relowner, 'usage')) as bypasses,
@@ -28,17 +34,26 @@ where r.rolname = any($1::text[]) and k.oid = any($2::oid[])
 
 @dataclass(frozen=True, slots=True)
 class Right:
-    """What a role may do with a table. ``refusal`` is None when it may read every row."""
+    """What a role may do with a table. ``refusal`` says why it may read nothing, or is None.
+
+    ``columns`` are those it may read, None for all; ``bypasses`` says that no policy narrows its rows.
+    """
 
     refusal: str | None
     bypasses: bool
+    rls: bool
+    columns: frozenset[str] | None
 
 
 class Access:
-    """Verdicts by (role, table)."""
+    """Verdicts by (role, table).
 
-    def __init__(self, roles: Iterable[str]) -> None:
+    With ``open_deletes``, a DELETE is told to all who may read the table, by its primary key.
+    """
+
+    def __init__(self, roles: Iterable[str], *, open_deletes: bool = False) -> None:
         self.roles = frozenset(roles)
+        self._open_deletes = open_deletes
         self._rights: dict[tuple[str, int], Right] = {}
         self._asked: set[int] = set()
         self._generation = 0
@@ -76,10 +91,27 @@ class Access:
             return f'the role "{role}" does not exist in the database'
         return right.refusal
 
-    def may_read(self, role: str, relation: Relation) -> bool:
-        """Whether a role may read every row of a relation as it was when the row was written."""
+    def columns(self, role: str, oid: int) -> frozenset[str] | None:
+        """The columns of a table that a role may read; None for all, and where it may read nothing."""
+        right = self._rights.get((role, oid))
+        return None if right is None or right.refusal is not None else right.columns
+
+    def may_read(self, role: str, relation: Relation) -> Reading | None:
+        """How a role may read rows of a version of a table; None where it may not.
+
+        Rows that were written under row level security are judged, whatever became of that since.
+        """
         right = self._rights.get((role, relation.oid))
-        return right is not None and right.refusal is None and (not relation.rls or right.bypasses)
+        if right is None or right.refusal is not None:
+            return None
+        judged = (relation.rls or right.rls) and not right.bypasses
+        if right.columns is None:
+            return Reading(judged, open_deletes=self._open_deletes) if judged else _WHOLE
+        hidden = frozenset(one.name for one in relation.columns if one.name not in right.columns)
+        return Reading(judged, hidden, self._open_deletes)
+
+
+_WHOLE = Reading()
 
 
 def _right(record: asyncpg.Record) -> Right:
@@ -89,10 +121,9 @@ def _right(record: asyncpg.Record) -> Right:
         refusal = (
             f"the role {role} may not use its schema: GRANT USAGE ON SCHEMA {record['schema']} TO {role};"
         )
-    elif not record["selects"]:
+    elif not record["selects"] and not record["columns"]:
         refusal = f"the role {role} may not read it: GRANT SELECT ON {table} TO {role};"
-    elif record["rls"] and not record["bypasses"]:
-        refusal = f"it has row level security, which this server does not evaluate for the role {role}"
     else:
         refusal = None
-    return Right(refusal, record["bypasses"])
+    columns = None if record["selects"] else frozenset(record["columns"])
+    return Right(refusal, record["bypasses"], record["rls"], columns)

@@ -18,6 +18,7 @@ from rowcast.auth.judges import Barred, Judges, Unmade
 from rowcast.auth.rules import Rule, Rules, Sees
 from rowcast.db.connection import LOST, Session
 from rowcast.model.change import Relation
+from rowcast.model.claims import Subject
 
 #: Where functions that a policy calls find what they name: the path of a session of PostgREST's.
 SEARCH_PATH: Final = '"$user", public, extensions'
@@ -28,14 +29,6 @@ _MAX_SLOW: Final = 10_000
 _STRIKES: Final = 2
 
 log = structlog.get_logger("rowcast.visibility")
-
-
-@dataclass(frozen=True, slots=True)
-class Subject:
-    """Who looks: a role, and the claims of its token as JSON text."""
-
-    role: str
-    claims: str
 
 
 @dataclass(slots=True)

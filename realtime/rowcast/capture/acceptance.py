@@ -19,7 +19,9 @@ from rowcast.capture.tables import WAITING, Table, matching
 from rowcast.db.connection import AWAY, Session
 from rowcast.model.binding import WILDCARD, Binding
 from rowcast.model.change import Relation
+from rowcast.model.filter import conditions
 from rowcast.model.predicate import Predicate
+from rowcast.model.reading import Reading
 
 _CAPTURE_WAIT: Final = 30.0
 _RETRY: Final = 0.25
@@ -41,15 +43,20 @@ class Rights(Protocol):
     def forget(self) -> None: ...
     async def load(self, connection: Session, oids: Iterable[int], *, fresh: bool = False) -> None: ...
     def refusal(self, role: str, oid: int) -> str | None: ...
-    def may_read(self, role: str, relation: Relation) -> bool: ...
+    def columns(self, role: str, oid: int) -> frozenset[str] | None: ...
+    def may_read(self, role: str, relation: Relation) -> Reading | None: ...
 
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """A binding that is good: its filter for each version of its tables, and which tables these are."""
+    """A binding that is good: its filter for each version of its tables, and which tables these are.
+
+    ``judged`` says that Postgres has to judge whether rows of one of them are visible.
+    """
 
     predicates: dict[int, Predicate]
     tables: frozenset[Table]
+    judged: bool = False
 
 
 class Acceptance:
@@ -96,9 +103,17 @@ class Acceptance:
 
     async def _with_rights(self, connection: Session, tables: Sequence[Table]) -> list[Table]:
         await self._rights.load(connection, [table.oid for table in tables], fresh=True)
-        refusal, roles = self._rights.refusal, self._rights.roles
+        rights, roles = self._rights, self._rights.roles
         return [
-            replace(table, closed=frozenset(role for role in roles if refusal(role, table.oid) is not None))
+            replace(
+                table,
+                closed=frozenset(role for role in roles if rights.refusal(role, table.oid) is not None),
+                partly=frozenset(
+                    (role, columns)
+                    for role in roles
+                    if (columns := rights.columns(role, table.oid)) is not None
+                ),
+            )
             for table in tables
         ]
 
@@ -124,8 +139,12 @@ class Acceptance:
             first = found[0]
             raise _refused(f"{first.schema}.{first.table}: {reasons[first]}", binding)
         predicates: dict[int, Predicate] = {}
+        judged = False
         try:
             for relation in await self._versions(connection, good):
+                if (reading := self._rights.may_read(role, relation)) is not None:
+                    judged = judged or reading.judged
+                    _check_columns(binding, reading.hidden)
                 predicate = await self.filters.prepare(connection, relation, binding, role, others)
                 if predicate is not None:
                     predicates[relation.id] = predicate
@@ -134,7 +153,7 @@ class Acceptance:
         except asyncpg.QueryCanceledError:
             text = "ERROR 57014 (query_canceled) the filter took too long to check"
             raise _refused(_EXCEPTION, binding, f". Exception: {text}") from None
-        return Accepted(predicates, frozenset(found))
+        return Accepted(predicates, frozenset(found), judged)
 
     def _tell(self, role: str, table: Table, reason: str) -> None:
         """Log why a role cannot hear a table: once, however many clients ask."""
@@ -148,6 +167,18 @@ class Acceptance:
         ids = [id_ for table in tables for id_ in table.relations]
         await self._relations.load(connection, ids)
         return [self._relations[id_] for id_ in ids]
+
+
+def _check_columns(binding: Binding, hidden: frozenset[str]) -> None:
+    """Raise FilterError for a column that the role may not read, as for one that is not there."""
+    if not hidden:
+        return
+    for name in binding.select or ():
+        if name in hidden:
+            raise FilterError(f"invalid column for select {name}")
+    for condition in conditions(binding.filter) if binding.filter is not None else ():
+        if condition.column in hidden:
+            raise FilterError(f"invalid column for filter {condition.column}")
 
 
 def _refused(reason: str, binding: Binding, more: str = "") -> Refused:

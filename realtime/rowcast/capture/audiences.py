@@ -12,9 +12,11 @@ from rowcast.db.connection import Session
 from rowcast.hub.feed import Subscriber
 from rowcast.hub.matching import Listeners
 from rowcast.hub.places import Place
+from rowcast.hub.sending import MayRead
 from rowcast.hub.subscriptions import Predicates, Subscriptions
 from rowcast.model.binding import Binding
 from rowcast.model.change import Relation
+from rowcast.model.claims import Subject
 from rowcast.model.predicate import NEVER
 
 #: Others have their turn after so many filters were made ready.
@@ -46,27 +48,50 @@ class Audiences:
         self,
         subscriber: Subscriber,
         bindings: Sequence[Binding],
-        role: str,
+        subject: Subject,
         ready: Mapping[Binding, Predicates],
+        *,
+        judged: bool = False,
     ) -> None:
         """Subscribe, or change what is subscribed; no change falls between the two.
 
-        Who asked stays among the asking, since changes may wait there. What was ready of a binding stays so.
+        ``judged`` says that Postgres has to judge rows for it. Who asked stays among the asking, since
+        changes may wait there. What was ready of a binding stays so.
         """
-        asks = subscriber in self.asking or self._asks(bindings, ready)
+        asks = subscriber in self.asking or judged or self._asks(bindings, ready)
         heard = self.hears(subscriber)
         if heard is not None:
             ready = {binding: {**heard[2].get(binding, {}), **ready.get(binding, {})} for binding in bindings}
         self.detach(subscriber)
         if bindings:
-            (self.asking if asks else self.plain).attach(subscriber, bindings, role, ready)
+            (self.asking if asks else self.plain).attach(subscriber, bindings, subject, ready)
 
     def moves(
-        self, subscriber: Subscriber, bindings: Sequence[Binding], ready: Mapping[Binding, Predicates]
+        self,
+        subscriber: Subscriber,
+        bindings: Sequence[Binding],
+        ready: Mapping[Binding, Predicates],
+        *,
+        judged: bool = False,
     ) -> bool:
         """Whether attaching makes a subscriber ask who did not. Only while no change waits for an answer: it
         was sent those already."""
-        return subscriber in self.plain and self._asks(bindings, ready)
+        return subscriber in self.plain and (judged or self._asks(bindings, ready))
+
+    def unjudged(self, relation: Relation, may_read: MayRead) -> list[Subscriber]:
+        """Whose rows of a table have to be judged from now on, and who does not ask yet."""
+        if not self.plain.known(relation):
+            return []
+        judged: dict[str, bool] = {}
+        movers = []
+        for subscriber in self.plain.hearers(relation):
+            role = subscriber.subject.role
+            if role not in judged:
+                reading = may_read(role, relation)
+                judged[role] = reading is not None and reading.judged
+            if judged[role]:
+                movers.append(subscriber)
+        return movers
 
     @staticmethod
     def _asks(bindings: Sequence[Binding], ready: Mapping[Binding, Predicates]) -> bool:
@@ -79,11 +104,15 @@ class Audiences:
 
     def hears(
         self, subscriber: Subscriber
-    ) -> tuple[Sequence[Binding], str, Mapping[Binding, Predicates]] | None:
-        """What a subscriber is subscribed to, its role, and what is ready of its filters."""
+    ) -> tuple[Sequence[Binding], Subject, Mapping[Binding, Predicates]] | None:
+        """What a subscriber is subscribed to, and as whom, and what is ready of its filters."""
         for subscriptions in self._both():
             if subscriber in subscriptions:
-                return *subscriptions.entry(subscriber), subscriptions.predicates(subscriber)
+                bindings, predicates = (
+                    subscriptions.bindings(subscriber),
+                    subscriptions.predicates(subscriber),
+                )
+                return bindings, subscriber.subject, predicates
         return None
 
     def known(self, relation: Relation) -> bool:

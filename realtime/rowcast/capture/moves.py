@@ -12,6 +12,7 @@ from rowcast.capture.questions import Questions
 from rowcast.hub.feed import Subscriber
 from rowcast.hub.subscriptions import Predicates
 from rowcast.model.binding import Binding
+from rowcast.model.claims import Subject
 
 #: So long the reader waits for answers.
 _WAIT_SECONDS: Final = 5.0
@@ -34,16 +35,18 @@ class Moves:
         self,
         subscriber: Subscriber,
         bindings: Sequence[Binding],
-        role: str,
+        subject: Subject,
         ready: Mapping[Binding, Predicates],
+        *,
+        judged: bool = False,
     ) -> None:
         """Attach a subscriber: at once, or by the reader's hand."""
 
         def attach() -> None:
             if not subscriber.gone:
-                self._audiences.attach(subscriber, bindings, role, ready)
+                self._audiences.attach(subscriber, bindings, subject, ready, judged=judged)
 
-        if not self._audiences.moves(subscriber, bindings, ready):
+        if not self._audiences.moves(subscriber, bindings, ready, judged=judged):
             attach()
             return
         done = asyncio.get_running_loop().create_future()
@@ -51,13 +54,13 @@ class Moves:
         self._wake.set()
         await done
 
-    async def attach_again(self, subscribers: Sequence[Subscriber]) -> None:
-        """For the reader: these have to ask from now on."""
+    async def attach_again(self, subscribers: Sequence[Subscriber], *, judged: bool = False) -> None:
+        """For the reader: these have to ask from now on, or have rows judged."""
         if subscribers:
             await self._quiet()
             for subscriber in subscribers:
                 if (heard := self._audiences.hears(subscriber)) is not None:
-                    self._audiences.attach(subscriber, *heard)
+                    self._audiences.attach(subscriber, *heard, judged=judged)
 
     async def make(self) -> None:
         """For the reader: make the moves that are wanted."""

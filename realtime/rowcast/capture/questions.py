@@ -13,6 +13,7 @@ from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final
 
 import asyncpg
@@ -20,9 +21,10 @@ import structlog
 
 from rowcast.capture.costs import SHARE, Costs
 from rowcast.capture.filters import RoleUnavailable, answer
+from rowcast.capture.judging import Judging, candidates, kept
 from rowcast.db.connection import LOST
 from rowcast.hub.lanes import Lane
-from rowcast.hub.sending import MayRead
+from rowcast.hub.sending import MayRead, Sees
 from rowcast.hub.subscriptions import Subscriptions
 from rowcast.model.change import Change, Relation
 from rowcast.model.predicate import Ask, Predicate, Truth
@@ -73,9 +75,11 @@ class Questions:
         lose: Callable[[str], None],
         isolated: Callable[[Subscriptions, Relation], AbstractContextManager[None]],
         make_ready: Callable[[asyncpg.Connection, Relation], Awaitable[None]],
+        judging: Judging,
     ) -> None:
         self._subscriptions, self._may_read, self._seconds = subscriptions, may_read, seconds
         self._lose, self._isolated, self._make_ready = lose, isolated, make_ready
+        self._judging = judging
         self._costs = Costs(seconds)
         #: With whether it failed, and was not merely slow.
         self._apart: OrderedDict[Ask, bool] = OrderedDict()
@@ -146,11 +150,15 @@ class Questions:
                         await self._make_ready(connection, relation)
                 version = self._subscriptions.version
                 answers = await self._answered(connection, batch)
+                may_read = kept(self._may_read)
+                wanted = map(partial(candidates, self._subscriptions, may_read), batch, answers)
+                sees = await self._judging.sees(batch, list(wanted))
                 # It may have been cleared meanwhile.
                 if self._waiting and self._waiting[0] is batch[0]:
-                    self._publish(batch, answers, version)
+                    self._publish(batch, may_read, answers, sees, version)
         finally:
             connection.terminate()
+            self._judging.end()
 
     def _batch(self) -> list[Change]:
         batch: list[Change] = []
@@ -162,13 +170,23 @@ class Questions:
             batch.append(change)
         return batch
 
-    def _publish(self, batch: Sequence[Change], answers: Sequence[_Given], version: int) -> None:
-        for change, given in zip(batch, answers, strict=True):
-            if self._subscriptions.version != version and not self._answers_all(change, given):
-                # Somebody came, or has another role now, since the questions were put: they are put again.
+    def _publish(
+        self,
+        batch: Sequence[Change],
+        may_read: MayRead,
+        answers: Sequence[_Given],
+        sees: Sequence[Sees],
+        version: int,
+    ) -> None:
+        for change, given, seen in zip(batch, answers, sees, strict=True):
+            if self._subscriptions.version != version and not (
+                self._answers_all(change, given)
+                and candidates(self._subscriptions, may_read, change, given) <= seen.keys()
+            ):
+                # Somebody came, or is somebody else now, since the questions were put: they are put again.
                 break
             with self._isolated(self._subscriptions, change.relation):
-                self._subscriptions.publish(change, self._may_read, given)
+                self._subscriptions.publish(change, may_read, given, seen)
             if not self._waiting or self._waiting[0] is not change:
                 return
             self._waiting.popleft()
@@ -346,7 +364,7 @@ class Questions:
         """A role that cannot be assumed any more: its subscribers miss what only Postgres can judge."""
         log.error("role_unavailable", role=role)
         for subscriber in self._subscriptions.subscribers():
-            if self._subscriptions.entry(subscriber)[1] == role:
+            if subscriber.subject.role == role:
                 subscriber.lost()
 
 

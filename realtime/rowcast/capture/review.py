@@ -6,7 +6,7 @@ which versions, and who may read them.
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Final
+from typing import Final, Protocol
 
 from rowcast.capture.acceptance import Acceptance, Accepted, Named, Refused
 from rowcast.capture.audiences import Audiences
@@ -16,13 +16,27 @@ from rowcast.hub.feed import Subscriber
 from rowcast.hub.places import Place
 from rowcast.hub.subscriptions import Predicates
 from rowcast.model.binding import Binding
+from rowcast.model.claims import Subject
 
 SUBSCRIBED: Final = "Subscribed to PostgreSQL"
 #: Others have their turn after so many bindings.
 _TURN: Final = 256
 
-Attach = Callable[[Subscriber, Sequence[Binding], str, Mapping[Binding, Predicates]], Awaitable[None]]
 _Verdicts = dict[tuple[Binding, str], Accepted | str]
+
+
+class Attach(Protocol):
+    """Attaches a subscriber: what ``Moves.attach`` does."""
+
+    async def __call__(
+        self,
+        subscriber: Subscriber,
+        bindings: Sequence[Binding],
+        subject: Subject,
+        ready: Mapping[Binding, Predicates],
+        *,
+        judged: bool = False,
+    ) -> None: ...
 
 
 class Review:
@@ -39,7 +53,7 @@ class Review:
         self._acceptance, self._audiences = acceptance, audiences
         self._settle, self._read_once, self._attach = settle, read_once, attach
         self._stood: dict[Place, frozenset[Table]] = {}
-        self._asleep: dict[Subscriber, tuple[str, dict[Binding, None]]] = {}
+        self._asleep: dict[Subscriber, tuple[Subject, dict[Binding, None]]] = {}
 
     def stands(self, binding: Binding, accepted: Accepted) -> bool:
         """A binding was accepted for what its name stood for. Whether that is what is known; if not, look
@@ -52,13 +66,13 @@ class Review:
     def fitted(self, subscriber: Subscriber) -> list[Binding]:
         """What a subscriber hears, and what sleeps."""
         awake, _, _ = self._hears(subscriber)
-        _, asleep = self._asleep.get(subscriber, ("", {}))
+        asleep = self._sleeping(subscriber)
         return [*awake, *asleep]
 
-    def sleep(self, subscriber: Subscriber, role: str, bindings: Sequence[Binding]) -> None:
+    def sleep(self, subscriber: Subscriber, subject: Subject, bindings: Sequence[Binding]) -> None:
         """These bindings do not fit now, and sleep until they do."""
         if bindings:
-            self._asleep[subscriber] = (role, dict.fromkeys(bindings))
+            self._asleep[subscriber] = (subject, dict.fromkeys(bindings))
         else:
             self._asleep.pop(subscriber, None)
 
@@ -95,13 +109,17 @@ class Review:
             # All their rows were committed before the catalog was read, and have been sent by now.
             self._audiences.stale |= versions - {one for table in tables for one in table.relations}
 
-    def _hears(self, subscriber: Subscriber) -> tuple[Sequence[Binding], str, Mapping[Binding, Predicates]]:
-        """What a subscriber hears now, its role, and what is ready of its filters."""
+    def _sleeping(self, subscriber: Subscriber) -> Mapping[Binding, None]:
+        return self._asleep[subscriber][1] if subscriber in self._asleep else {}
+
+    def _hears(
+        self, subscriber: Subscriber
+    ) -> tuple[Sequence[Binding], Subject, Mapping[Binding, Predicates]]:
+        """What a subscriber hears now, and as whom, and what is ready of its filters."""
         heard = self._audiences.hears(subscriber)
         if heard is not None:
             return heard
-        role, _ = self._asleep.get(subscriber, ("", {}))
-        return (), role, {}
+        return (), self._asleep[subscriber][0] if subscriber in self._asleep else subscriber.subject, {}
 
     async def _judge(
         self,
@@ -111,8 +129,8 @@ class Review:
         named: Named,
         verdicts: _Verdicts,
     ) -> None:
-        awake, role, ready = self._hears(subscriber)
-        _, asleep = self._asleep.get(subscriber, ("", {}))
+        awake, subject, ready = self._hears(subscriber)
+        role, asleep = subject.role, self._sleeping(subscriber)
         touched = [binding for binding in awake if (binding.schema, binding.table) in changed]
         for binding in (*touched, *asleep):
             if (binding, role) in verdicts:
@@ -130,8 +148,8 @@ class Review:
     ) -> None:
         if subscriber.gone:
             return
-        awake, role, ready = self._hears(subscriber)
-        _, asleep = self._asleep.get(subscriber, ("", {}))
+        awake, subject, ready = self._hears(subscriber)
+        role, asleep = subject.role, self._sleeping(subscriber)
         given = {binding: verdicts.get((binding, role)) for binding in (*awake, *asleep)}
         faults = {binding: text for binding in awake if isinstance(text := given[binding], str)}
         woken = [binding for binding in asleep if isinstance(given[binding], Accepted)]
@@ -142,7 +160,7 @@ class Review:
         ]  # fmt: skip
         sleeping = dict.fromkeys([*(one for one in asleep if one not in woken), *faults])
         if sleeping:
-            self._asleep[subscriber] = (role, sleeping)
+            self._asleep[subscriber] = (subject, sleeping)
         else:
             self._asleep.pop(subscriber, None)
         if faults or woken:
@@ -150,7 +168,8 @@ class Review:
                 one: verdict.predicates for one, verdict in given.items() if isinstance(verdict, Accepted)
             }
             kept = [binding for binding in awake if binding not in faults]
-            await self._attach(subscriber, [*kept, *woken], role, {**ready, **more})
+            judged = any(verdict.judged for verdict in given.values() if isinstance(verdict, Accepted))
+            await self._attach(subscriber, [*kept, *woken], subject, {**ready, **more}, judged=judged)
         if woken or others:
             # From here on a write is certain to be delivered.
             await self._read_once()

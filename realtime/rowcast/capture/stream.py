@@ -16,11 +16,13 @@ import structlog
 
 from rowcast.capture.acceptance import Acceptance, Accepted, Refused, Rights
 from rowcast.capture.audiences import Audiences
+from rowcast.capture.judging import Judging, Visibility
 from rowcast.capture.listener import Listener
 from rowcast.capture.moves import Moves
 from rowcast.capture.parts import Parts
 from rowcast.capture.questions import Questions
 from rowcast.capture.reader import HistoryLost, Page, Reader, Row
+from rowcast.capture.readiness import Readiness
 from rowcast.capture.relations import Relations
 from rowcast.capture.retention import Retention
 from rowcast.capture.review import Review
@@ -64,6 +66,7 @@ class Stream:
         page_size: int = 1_000,
         patience: float = 30.0,
         filter_timeout: float = 0.25,
+        visibility: Visibility,
     ) -> None:
         self._direct_dsn = direct_dsn
         self._rights, self._retention = rights, retention
@@ -75,6 +78,7 @@ class Stream:
             self._lose_asking,
             self._isolated,
             self._ready_asking,
+            Judging(visibility, self._connect_judge),
         )
         self._reader = Reader(page_size)
         self._relations = Relations()
@@ -87,6 +91,7 @@ class Stream:
         )
         self._moves = Moves(audiences, self._questions, self._wake, self._lose_asking)
         self._acceptance = Acceptance(pool, rights, self._relations, self._tables_changed)
+        self._readiness = Readiness(rights, visibility, audiences, self._moves, self._acceptance.filters)
         self._review = Review(self._acceptance, audiences, self._settle, self._read_once, self._moves.attach)
         self._begun = self._completed = 0
         self._turn = asyncio.Event()
@@ -141,10 +146,11 @@ class Stream:
         if subscriber.gone:
             return Subscribed(tuple(refused), ok=False, position=None)
         ready = {binding: one.predicates for binding, one in accepted.items()}
-        await self._moves.attach(subscriber, good, claims.role, ready)
+        judged = any(one.judged for one in accepted.values())
+        await self._moves.attach(subscriber, good, claims.subject, ready, judged=judged)
         if subscriber.gone:
             return Subscribed(tuple(refused), ok=False, position=None)
-        self._review.sleep(subscriber, claims.role, asleep)
+        self._review.sleep(subscriber, claims.subject, asleep)
         if not good:
             return Subscribed(tuple(refused), ok=False, position=None)
         if not all([self._review.stands(binding, one) for binding, one in accepted.items()]):
@@ -194,6 +200,10 @@ class Stream:
     async def _connect(self, purpose: str) -> asyncpg.Connection:
         return await connect(self._direct_dsn, purpose=purpose, pooled=self._pooled, patience=self._patience)
 
+    async def _connect_judge(self) -> asyncpg.Connection:
+        # As behind a pooler: no statement may be kept that what a policy calls could replace.
+        return await connect(self._direct_dsn, purpose="policies", pooled=True, patience=self._patience)
+
     def _listening(self) -> None:
         self._parts.up("listener")
 
@@ -216,7 +226,7 @@ class Stream:
             except HistoryLost as lost:
                 self._lose(str(lost))
             # What happened to the catalog meanwhile is not known.
-            self._rights.forget()
+            self._readiness.forget_rights()
             while True:
                 self._wake.clear()
                 self._begun += 1
@@ -256,13 +266,12 @@ class Stream:
             async for page in self._reader.read(connection, self._unheard()):
                 versions = await self._versions(connection, page)
                 batch = encode_batch(place_.epoch, page.start, page.end)
-                oids = {relation.oid for relation in versions}
-                await self._prepare(connection, versions, oids)
+                await self._readiness.prepare(connection, versions)
                 for row in page.rows:
                     if row.op == _CATALOG_CHANGED:
-                        self._rights.forget()
+                        self._readiness.forget_rights()
                         self._tables_changed.set()
-                        await self._prepare(connection, versions, oids)
+                        await self._readiness.prepare(connection, versions)
                     else:
                         self._publish(row, batch)
                     self._handed = (page, batch, row)
@@ -286,18 +295,6 @@ class Stream:
             return [self._relations[id_] for id_ in ids]
         except KeyError:
             raise HistoryLost("the version of a table that a change refers to is gone") from None
-
-    async def _prepare(
-        self, connection: asyncpg.Connection, versions: Sequence[Relation], oids: Collection[int]
-    ) -> None:
-        """Know the rights on these tables, and have every filter on them ready, with nothing awaited
-        since."""
-        await self._rights.load(connection, oids)
-        while unready := [relation for relation in versions if not self._audiences.is_ready(relation)]:
-            for relation in unready:
-                movers = await self._audiences.make_ready(connection, self._acceptance.filters, relation)
-                await self._moves.attach_again(movers)
-            await self._rights.load(connection, oids)
 
     async def _ready_asking(self, connection: asyncpg.Connection, relation: Relation) -> None:
         """The same for changes that waited. Who is not among the asking is the reader's business: it alone
@@ -378,7 +375,7 @@ class Stream:
             while True:
                 if self._tables_changed.is_set() or time.monotonic() >= due:
                     self._tables_changed.clear()
-                    self._rights.forget()
+                    self._readiness.forget_rights()
                     began = time.monotonic()
                     done = await reconcile(connection, settled, faults)
                     self._parts.up("keeper")

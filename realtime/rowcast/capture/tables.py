@@ -33,7 +33,8 @@ class Table:
     """A table of the publication, under the name its changes carry.
 
     ``reason`` says why it is not captured. ``relations`` are the versions its changes refer to now: one, or
-    one for each partition. ``closed`` names the roles that may not read it, of those that were asked about.
+    one for each partition. Of the roles that were asked about, ``closed`` are those that may not read it, and
+    ``partly`` those that may read some columns only, with these.
     """
 
     oid: int
@@ -43,6 +44,7 @@ class Table:
     reason: str | None
     relations: tuple[int, ...] = ()
     closed: frozenset[str] = frozenset()
+    partly: frozenset[tuple[str, frozenset[str]]] = frozenset()
 
 
 _MATCHING = """

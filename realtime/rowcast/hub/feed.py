@@ -2,12 +2,14 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 from rowcast.hub.lanes import Lane
 from rowcast.model.binding import Binding
-from rowcast.model.claims import Claims
+from rowcast.model.claims import Claims, Subject
 from rowcast.protocol.messages import Version
+
+NOBODY: Final = Subject("")
 
 
 @dataclass(eq=False, slots=True)
@@ -17,6 +19,7 @@ class Subscriber:
     ``gone`` is set once it has been unsubscribed: a subscription that is still being made then comes to
     nothing. ``told`` is called with a status, ``ok`` or ``error``, and what became of a binding later.
     ``legacy`` is a channel that joined the old way: its changes have the operation as their event.
+    ``subject`` is who it is subscribed as.
     """
 
     topic: str
@@ -26,6 +29,7 @@ class Subscriber:
     gone: bool = False
     legacy: bool = False
     told: Callable[[str, str], None] = lambda status, text: None
+    subject: Subject = NOBODY
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,17 +3,31 @@
 Runs on the event loop only; nothing here waits.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from typing import Final
 
 from rowcast.hub.feed import Subscriber
-from rowcast.hub.matching import Audience, Select
-from rowcast.model.change import Change, Relation
-from rowcast.protocol.changes import encode_data, encode_legacy, encode_message, encode_reduced
+from rowcast.hub.matching import Audience
+from rowcast.model.binding import Binding
+from rowcast.model.change import Change, Op, Relation
+from rowcast.model.claims import Subject
+from rowcast.model.filter import conditions
+from rowcast.model.reading import NOTHING, Reading, Seen, View
+from rowcast.protocol.changes import (
+    encode_data,
+    encode_keyless,
+    encode_legacy,
+    encode_message,
+    encode_reduced,
+)
 from rowcast.protocol.frames import text_frame
 
-#: Whether a role may read a table.
-MayRead = Callable[[str, Relation], bool]
+#: How a role may read a table; None where it may not.
+MayRead = Callable[[str, Relation], Reading | None]
+#: What was judged of a change, by who looks. Who is not there sees nothing.
+Sees = Mapping[Subject, Seen]
+NO_SEES: Final[Sees] = {}
 
 
 @dataclass(slots=True)
@@ -27,38 +41,83 @@ class Counts:
 class Sending:
     """One change on its way. ``limit`` bounds a whole message, in bytes."""
 
-    def __init__(self, change: Change, may_read: MayRead, limit: int, counts: Counts) -> None:
-        self._change, self._may_read = change, may_read
+    def __init__(
+        self, change: Change, may_read: MayRead, limit: int, counts: Counts, sees: Sees = NO_SEES
+    ) -> None:
+        self._change, self._may_read, self._sees = change, may_read, sees
         self._limit, self._counts = limit, counts
-        self._data: dict[Select, bytes] = {}
-        self._reduced: dict[Select, bytes] = {}
-        self._verdicts: dict[str, bool] = {}
+        self._data: dict[View | None, bytes] = {}
+        self._reduced: dict[View, bytes] = {}
+        self._readings: dict[str, Reading | None] = {}
+
+    def reading(self, role: str) -> Reading | None:
+        """How a role may read the changed table."""
+        if role not in self._readings:
+            self._readings[role] = self._may_read(role, self._change.relation)
+        return self._readings[role]
+
+    def hears(self, role: str, binding: Binding) -> bool:
+        """Whether a role may hear by a binding at all: what its filter finds tells of columns."""
+        reading = self.reading(role)
+        if reading is None or not reading.hidden or binding.filter is None:
+            return True
+        return not any(one.column in reading.hidden for one in conditions(binding.filter))
+
+    def judged(self, role: str) -> bool:
+        """Whether the change is to be judged for a role, by the claims of whoever looks."""
+        reading = self.reading(role)
+        return reading is not None and reading.judged and not self._is_open(reading)
 
     def send(self, audience: Audience, members: Collection[Subscriber]) -> None:
-        """Send it to the members of an audience."""
-        counts, role = self._counts, audience.role
-        may_read = self._verdicts.get(role)
-        if may_read is None:
-            may_read = self._verdicts[role] = self._may_read(role, self._change.relation)
-        if not may_read:
-            counts.hidden += len(members)
-            return
-        frame = text_frame(self._message(audience))
-        counts.messages += len(members)
+        """Send it to those members of an audience who may see it."""
+        reading = self.reading(audience.role)
+        if reading is None:
+            self._counts.hidden += len(members)
+        elif self._is_open(reading):
+            key = self._change.relation.key
+            self._push(audience, members, View(audience.select, reading.hidden, key) if key else None)
+        elif not reading.judged:
+            self._push(audience, members, View(audience.select, reading.hidden))
+        else:
+            self._send_judged(audience, members, reading.hidden)
+
+    def _send_judged(
+        self, audience: Audience, members: Collection[Subscriber], hidden: frozenset[str]
+    ) -> None:
+        """Who may see the new row, and not the one before it, is shown nothing of that."""
+        whole: list[Subscriber] = []
+        new: list[Subscriber] = []
+        for subscriber in members:
+            seen = self._sees.get(subscriber.subject)
+            if seen is not None and seen.row:
+                (whole if seen.old else new).append(subscriber)
+        self._counts.hidden += len(members) - len(whole) - len(new)
+        if whole:
+            self._push(audience, whole, View(audience.select, hidden))
+        if new:
+            self._push(audience, new, View(audience.select, hidden, NOTHING))
+
+    def _is_open(self, reading: Reading) -> bool:
+        return reading.judged and reading.open_deletes and self._change.op is Op.DELETE
+
+    def _push(self, audience: Audience, members: Collection[Subscriber], view: View | None) -> None:
+        """``view`` is None for a DELETE that is for everybody, and has no key to be told by."""
+        frame = text_frame(self._message(audience, view))
+        self._counts.messages += len(members)
         for subscriber in members:
             subscriber.lane.push(frame)
 
-    def _message(self, audience: Audience) -> bytes:
-        select = audience.select
-        data = self._data.get(select)
+    def _message(self, audience: Audience, view: View | None) -> bytes:
+        data = self._data.get(view)
         if data is None:
-            data = self._data[select] = encode_data(self._change, select)
+            data = encode_keyless(self._change) if view is None else encode_data(self._change, view)
+            self._data[view] = data
         message = self._wrap(audience, data)
-        if len(message) <= self._limit:
+        if view is None or len(message) <= self._limit:
             return message
-        reduced = self._reduced.get(select)
+        reduced = self._reduced.get(view)
         if reduced is None:
-            reduced = self._reduced[select] = encode_reduced(self._change, select)
+            reduced = self._reduced[view] = encode_reduced(self._change, view)
         return self._wrap(audience, reduced)
 
     def _wrap(self, audience: Audience, data: bytes) -> bytes:

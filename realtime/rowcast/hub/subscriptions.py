@@ -13,10 +13,11 @@ from typing import Final, TypeVar
 from rowcast.hub.feed import Subscriber
 from rowcast.hub.matching import AnswersByRole, Audience, FilterIndex, Listeners, Select
 from rowcast.hub.places import Place, cross, narrower, places_of
-from rowcast.hub.sending import Counts, MayRead, Sending
+from rowcast.hub.sending import NO_SEES, Counts, MayRead, Sees, Sending
 from rowcast.model.binding import WILDCARD, Binding
 from rowcast.model.change import Change, Op, Relation
-from rowcast.model.predicate import NEVER, Ask, Predicate, Row
+from rowcast.model.claims import Subject
+from rowcast.model.predicate import NEVER, Ask, Predicate
 from rowcast.protocol.rows import row_of
 
 K = TypeVar("K")
@@ -59,12 +60,13 @@ class Subscriptions:
         self,
         subscriber: Subscriber,
         bindings: Sequence[Binding],
-        role: str,
+        subject: Subject,
         predicates: Mapping[Binding, Predicates] = {},
     ) -> None:
-        """Subscribe, or change what is subscribed; no change falls between the two."""
+        """Subscribe, or change what is subscribed, or as whom; no change falls between the two."""
         self.detach(subscriber)
         self.version += 1
+        subscriber.subject, role = subject, subject.role
         filtered = any(binding.filter is not None for binding in bindings)
         grouped = not filtered and not cross(bindings)
         self._entries[subscriber] = entry = _Entry(role, tuple(bindings), grouped)
@@ -106,10 +108,9 @@ class Subscriptions:
         """The names that somebody subscribed to, and who."""
         return self._by_place
 
-    def entry(self, subscriber: Subscriber) -> tuple[Sequence[Binding], str]:
-        """What a subscriber is subscribed to, and its role."""
-        entry = self._entries[subscriber]
-        return entry.bindings, entry.role
+    def bindings(self, subscriber: Subscriber) -> Sequence[Binding]:
+        """What a subscriber is subscribed to."""
+        return self._entries[subscriber].bindings
 
     # Filters
 
@@ -205,7 +206,7 @@ class Subscriptions:
         self.attach(
             subscriber,
             [one for one in entry.bindings if one != binding],
-            entry.role,
+            subscriber.subject,
             self.predicates(subscriber),
         )
 
@@ -254,11 +255,35 @@ class Subscriptions:
         places = places_of(relation.schema, relation.table)
         return any((place, op) in self._groups or place in self._listeners for place in places)
 
-    def publish(self, change: Change, may_read: MayRead, answers: AnswersByRole = _NO_ANSWERS) -> None:
+    def publish(
+        self,
+        change: Change,
+        may_read: MayRead,
+        answers: AnswersByRole = _NO_ANSWERS,
+        sees: Sees = NO_SEES,
+    ) -> None:
         """Send a change to everyone who asked for it and may read it."""
-        relation = change.relation
+        sending = Sending(change, may_read, self.limit, self.counts, sees)
+        for audience, members in self._audiences_of(change, answers, sending):
+            sending.send(audience, members)
+
+    def candidates(
+        self, change: Change, may_read: MayRead, answers: AnswersByRole = _NO_ANSWERS
+    ) -> set[Subject]:
+        """For whom a change has to be judged before it can be published."""
         sending = Sending(change, may_read, self.limit, self.counts)
-        places = places_of(relation.schema, relation.table)
+        return {
+            subscriber.subject
+            for audience, members in self._audiences_of(change, answers, sending)
+            if sending.judged(audience.role)
+            for subscriber in members
+        }
+
+    def _audiences_of(
+        self, change: Change, answers: AnswersByRole, sending: Sending
+    ) -> Iterator[tuple[Audience, Collection[Subscriber]]]:
+        """Who asked for a change, by what they are sent. A subscriber may be in several."""
+        places = places_of(change.relation.schema, change.relation.table)
         served: list[Mapping[Subscriber, None]] = []
         for place in places:
             for audience, members in self._groups.get((place, change.op), {}).items():
@@ -266,32 +291,33 @@ class Subscriptions:
                 for those in served:
                     rest = [subscriber for subscriber in rest if subscriber not in those]
                 if rest:
-                    sending.send(audience, rest)
+                    yield audience, rest
             if (narrower := self._narrower.get(place)) is not None:
                 served.append(narrower)
         if any(place in self._listeners for place in places):
-            self._publish_found(change, row_of(change), answers, sending)
+            yield from self._found(change, answers, sending)
 
-    def _publish_found(self, change: Change, row: Row, answers: AnswersByRole, sending: Sending) -> None:
-        """The same for the subscribers that are not grouped: one message for all bindings of a channel."""
+    def _found(
+        self, change: Change, answers: AnswersByRole, sending: Sending
+    ) -> Iterator[tuple[Audience, Collection[Subscriber]]]:
+        """The same of the subscribers that are not grouped: one message for all bindings of a channel."""
         hits: dict[tuple[Subscriber, Select], list[int]] = {}
-        for listeners, role in self.index(change.relation).matches(row, answers):
+        for listeners, role in self.index(change.relation).matches(row_of(change), answers):
             binding = listeners.binding
             if not _hears(binding, change.op):
                 continue
             for audience, members in listeners.alone.items():
-                if role is None or role == audience.role:
-                    sending.send(audience, members)
+                if (role is None or role == audience.role) and sending.hears(audience.role, binding):
+                    yield audience, members
             for subscriber, its in listeners.among.items():
-                if role is None or role == its:
+                if (role is None or role == its) and sending.hears(its, binding):
                     hits.setdefault((subscriber, _select(binding)), []).append(binding.id)
         chosen: dict[Audience, list[Subscriber]] = {}
         for (subscriber, select), ids in hits.items():
             ids.sort()
             audience = _audience(subscriber, self._entries[subscriber].role, tuple(ids), select)
             chosen.setdefault(audience, []).append(subscriber)
-        for audience, several in chosen.items():
-            sending.send(audience, several)
+        yield from chosen.items()
 
 
 def _take_out(kept: dict[K, dict[Subscriber, None]], key: K, subscriber: Subscriber) -> None:

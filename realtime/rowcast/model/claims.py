@@ -1,8 +1,17 @@
 """Who a subscriber is: the verified content of a token, or why it was not accepted."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """Who looks at rows: a role, and the claims of its token as JSON text."""
+
+    role: str
+    claims: str = "{}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +25,11 @@ class Claims:
     role: str
     expires_at: float
     raw: Mapping[str, Any]
+
+    @property
+    def subject(self) -> Subject:
+        """As what policies look at: equal where role and claims are equal."""
+        return Subject(self.role, json.dumps(dict(self.raw), sort_keys=True))
 
 
 class TokenError(Exception):

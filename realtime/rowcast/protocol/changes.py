@@ -11,6 +11,7 @@ from typing import Final
 import msgspec
 
 from rowcast.model.change import Change, Op, Relation
+from rowcast.model.reading import View
 from rowcast.protocol.messages import Version
 from rowcast.protocol.values import Rewrite, rewrite_of, split
 
@@ -18,17 +19,25 @@ _encode: Final = msgspec.json.Encoder().encode
 #: Values whose JSON is longer than this are left out of a change that is too large.
 SMALL_VALUE: Final = 64
 _TOO_LARGE: Final = b'["Error 413: Payload Too Large"]'
+_NO_KEY: Final = b'["Error 400: Bad Request, no primary key"]'
+_EVERYTHING: Final = View()
 
 
-def encode_data(change: Change, select: frozenset[str] | None = None) -> bytes:
-    """The ``data`` object of a change: with the columns ``select`` and the primary key; None is all."""
-    outline = _outline(change.relation, select)
+def encode_data(change: Change, view: View = _EVERYTHING) -> bytes:
+    """The ``data`` object of a change."""
+    outline = _outline(change.relation, view)
     return _data(change, outline, b"null", *_images(change, outline))
 
 
-def encode_reduced(change: Change, select: frozenset[str] | None = None) -> bytes:
+def encode_keyless(change: Change) -> bytes:
+    """The ``data`` object of a DELETE that is for everybody, from a table without a primary key."""
+    outline = _outline(change.relation, View(hidden=frozenset(one.name for one in change.relation.columns)))
+    return _data(change, outline, _NO_KEY, None, b"{}")
+
+
+def encode_reduced(change: Change, view: View = _EVERYTHING) -> bytes:
     """The ``data`` object of a change that is too large: with small values only, which ``errors`` says."""
-    outline = _outline(change.relation, select)
+    outline = _outline(change.relation, view)
     record, old_record = _images(change, outline)
     return _data(change, outline, _TOO_LARGE, record and _small(record), old_record and _small(old_record))
 
@@ -65,10 +74,11 @@ class _Outline:
 
 
 @lru_cache(maxsize=4096)
-def _outline(relation: Relation, select: frozenset[str] | None) -> _Outline:
+def _outline(relation: Relation, view: View) -> _Outline:
     names = {column.name for column in relation.columns}
-    if select is not None:
-        names &= select | relation.key
+    if view.select is not None:
+        names &= view.select | relation.key
+    names -= view.hidden
     shown = [
         {"name": column.name, "type": column.type} for column in relation.columns if column.name in names
     ]
@@ -77,7 +87,7 @@ def _outline(relation: Relation, select: frozenset[str] | None) -> _Outline:
         columns=b',"columns":' + _encode(shown) + b',"errors":',
         schema=b',"schema":' + _encode(relation.schema) + b',"commit_timestamp":"',
         record=rewrite_of(relation, names),
-        old_record=rewrite_of(relation, names & relation.identity),
+        old_record=rewrite_of(relation, names & (relation.identity if view.old is None else view.old)),
     )
 
 

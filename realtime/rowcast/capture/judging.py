@@ -1,0 +1,111 @@
+"""Changes of tables with row level security: which of those who asked for one may see its row.
+
+The policies are asked on a connection of their own, since what they call is anybody's code.
+"""
+
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import Protocol
+
+import asyncpg
+
+from rowcast.hub.matching import AnswersByRole
+from rowcast.hub.sending import NO_SEES, MayRead, Sees
+from rowcast.hub.subscriptions import Subscriptions
+from rowcast.model.change import Change, Op, Relation
+from rowcast.model.claims import Subject
+from rowcast.model.reading import Reading, Seen
+
+
+class Verdicts(Protocol):
+    """Which images somebody may see, by their place among those that were given."""
+
+    def sees(self, subject: Subject, image: int) -> bool: ...
+
+
+class Visibility(Protocol):
+    """Judges images by policies: what ``auth.visibility`` does."""
+
+    def forget(self) -> None: ...
+
+    async def judge(
+        self,
+        connection: asyncpg.Connection,
+        relation: Relation,
+        images: Sequence[str],
+        subjects: Iterable[Subject],
+    ) -> Verdicts: ...
+
+
+class Judging:
+    """Judges batches. ``connect`` makes the connection, when the first row is to be judged."""
+
+    def __init__(self, visibility: Visibility, connect: Callable[[], Awaitable[asyncpg.Connection]]) -> None:
+        self._visibility, self._connect = visibility, connect
+        self._connection: asyncpg.Connection | None = None
+
+    async def sees(self, batch: Sequence[Change], wanted: Sequence[Iterable[Subject]]) -> list[Sees]:
+        """What those who are ``wanted`` for each change may see of it.
+
+        Raises one of LOST with the connection: call again to go on with another.
+        """
+        found: list[Sees] = [NO_SEES for _ in batch]
+        by_relation: dict[Relation, tuple[list[int], dict[Subject, None]]] = {}
+        for row, subjects in enumerate(wanted):
+            if subjects:
+                rows, several = by_relation.setdefault(batch[row].relation, ([], {}))
+                rows.append(row)
+                several |= dict.fromkeys(subjects)
+        for relation, (rows, several) in by_relation.items():
+            judged = await self._judge(relation, [batch[row] for row in rows], list(several))
+            for row, by_subject in zip(rows, judged, strict=True):
+                found[row] = {subject: by_subject[subject] for subject in wanted[row]}
+        return found
+
+    async def _judge(
+        self, relation: Relation, changes: Sequence[Change], subjects: Sequence[Subject]
+    ) -> list[Mapping[Subject, Seen]]:
+        images: list[str] = []
+        places: list[tuple[int, int]] = []
+        for change in changes:
+            row, old = change.record, change.old_record
+            if change.op is Op.DELETE or row is None:
+                row = old
+            assert row is not None
+            images.append(row.decode())
+            at = len(images) - 1
+            if change.op is Op.UPDATE and old is not None:
+                images.append(old.decode())
+            places.append((at, len(images) - 1))
+        if self._connection is None or self._connection.is_closed():
+            self._connection = await self._connect()
+        verdicts = await self._visibility.judge(self._connection, relation, images, subjects)
+        return [
+            {subject: Seen(verdicts.sees(subject, row), verdicts.sees(subject, old)) for subject in subjects}
+            for row, old in places
+        ]
+
+    def end(self) -> None:
+        """Give the connection up, if there is one."""
+        if self._connection is not None:
+            self._connection.terminate()
+            self._connection = None
+
+
+def candidates(
+    subscriptions: Subscriptions, may_read: MayRead, change: Change, answers: AnswersByRole
+) -> set[Subject]:
+    """For whom a change has to be judged."""
+    return set() if change.op is Op.TRUNCATE else subscriptions.candidates(change, may_read, answers)
+
+
+def kept(may_read: MayRead) -> MayRead:
+    """Rights that stay what they are when they are first asked for: those that rows were judged by."""
+    known: dict[tuple[str, int], Reading | None] = {}
+
+    def may_read_as_known(role: str, relation: Relation) -> Reading | None:
+        key = (role, relation.id)
+        if key not in known:
+            known[key] = may_read(role, relation)
+        return known[key]
+
+    return may_read_as_known
