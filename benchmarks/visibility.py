@@ -7,13 +7,14 @@ from statistics import median
 
 import asyncpg
 
-from rowcast.auth.visibility import Subject, Visibility
+from rowcast.auth.visibility import Visibility
 from rowcast.capture.relations import Relations
 from rowcast.capture.watching import watch
 from rowcast.db.connection import connect
 from rowcast.db.migrations import migrate
 from rowcast.dev.postgres import Postgres
 from rowcast.model.change import Relation
+from rowcast.model.claims import Subject
 
 SUBJECTS = 1_000
 ROWS = (1, 100)

@@ -6,8 +6,9 @@ from collections.abc import AsyncIterator
 import asyncpg
 import pytest
 
-from rowcast.auth.visibility import Subject, Visibility
+from rowcast.auth.visibility import Visibility
 from rowcast.db.connection import LOST
+from rowcast.model.claims import Subject
 from support.visible import images, lines, selected, subject, version
 
 pytestmark = pytest.mark.anyio

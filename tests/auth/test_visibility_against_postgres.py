@@ -9,7 +9,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from rowcast.auth.visibility import SEARCH_PATH, Subject, Visibility
+from rowcast.auth.visibility import SEARCH_PATH, Visibility
+from rowcast.model.claims import Subject
 from support import databases
 from support.visible import images, selected, version
 

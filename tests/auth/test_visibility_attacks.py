@@ -5,7 +5,8 @@ from collections.abc import AsyncIterator
 import asyncpg
 import pytest
 
-from rowcast.auth.visibility import Subject, Visibility
+from rowcast.auth.visibility import Visibility
+from rowcast.model.claims import Subject
 from support.visible import images, lines, subject, version
 
 pytestmark = pytest.mark.anyio

@@ -6,9 +6,10 @@ from contextlib import asynccontextmanager
 
 import asyncpg
 
-from rowcast.auth.visibility import SEARCH_PATH, Subject, Visibility
+from rowcast.auth.visibility import SEARCH_PATH, Visibility
 from rowcast.capture.relations import Relations
 from rowcast.model.change import Relation
+from rowcast.model.claims import Subject
 
 
 def subject(role: str = "anon", **claims: object) -> Subject:

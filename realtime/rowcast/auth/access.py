@@ -53,6 +53,8 @@ class Access:
 
     def __init__(self, roles: Iterable[str], *, open_deletes: bool = False) -> None:
         self.roles = frozenset(roles)
+        #: Whether rows can be judged. If not, a role for which they would have to be reads nothing.
+        self.judges = True
         self._open_deletes = open_deletes
         self._rights: dict[tuple[str, int], Right] = {}
         self._asked: set[int] = set()
@@ -89,6 +91,8 @@ class Access:
         right = self._rights.get((role, oid))
         if right is None:
             return f'the role "{role}" does not exist in the database'
+        if right.refusal is None and right.rls and not right.bypasses and not self.judges:
+            return _UNJUDGED
         return right.refusal
 
     def columns(self, role: str, oid: int) -> frozenset[str] | None:
@@ -105,6 +109,8 @@ class Access:
         if right is None or right.refusal is not None:
             return None
         judged = (relation.rls or right.rls) and not right.bypasses
+        if judged and not self.judges:
+            return None
         if right.columns is None:
             return Reading(judged, open_deletes=self._open_deletes) if judged else _WHOLE
         hidden = frozenset(one.name for one in relation.columns if one.name not in right.columns)
@@ -112,6 +118,10 @@ class Access:
 
 
 _WHOLE = Reading()
+_UNJUDGED = (
+    "it has row level security, which is judged in a session of its own, and DATABASE_URL leads to a pooler: "
+    "set ROWCAST_DIRECT_URL to Postgres itself"
+)
 
 
 def _right(record: asyncpg.Record) -> Right:

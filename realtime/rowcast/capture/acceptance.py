@@ -39,6 +39,7 @@ class Rights(Protocol):
     """Who may read a table: what ``auth.access`` gives."""
 
     roles: frozenset[str]
+    judges: bool
 
     def forget(self) -> None: ...
     async def load(self, connection: Session, oids: Iterable[int], *, fresh: bool = False) -> None: ...

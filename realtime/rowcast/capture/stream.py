@@ -188,7 +188,7 @@ class Stream:
         ``pooled`` says that a pooler lends sessions by the transaction: nothing can be heard, and the reader
         polls.
         """
-        self._pooled = pooled
+        self._pooled, self._rights.judges = pooled, not pooled
         listen = self._listener.poll if pooled else self._listener.run
         self._started.set()
         async with asyncio.TaskGroup() as tasks:

@@ -1,9 +1,9 @@
-"""Which columns a role may read."""
+"""How roles may read tables."""
 
 import asyncpg
 import pytest
 
-from rowcast.auth.columns import readable_columns
+from rowcast.auth.access import Access
 
 pytestmark = pytest.mark.anyio
 
@@ -18,12 +18,14 @@ async def test_columns_are_those_that_were_granted_or_all_of_a_table(migrated: s
             alter table notes drop gone;
         """)
         oid = await connection.fetchval("select 'notes'::regclass::oid")
-        roles = ["anon", "authenticated", "service_role", "nobody"]
-        assert await readable_columns(connection, roles, [oid, 1]) == {
-            ("anon", oid): frozenset({"id", "the body"}),
-            ("authenticated", oid): None,
-            ("service_role", oid): frozenset[str](),
-        }
+        access = Access(["anon", "authenticated", "service_role", "nobody"])
+        await access.load(connection, [oid, 1])
+        assert access.columns("anon", oid) == {"id", "the body"}
+        assert access.columns("authenticated", oid) is None
+        assert access.refusal("authenticated", oid) is None
+        refusal = "the role service_role may not read it: GRANT SELECT ON public.notes TO service_role;"
+        assert access.refusal("service_role", oid) == refusal
+        assert access.refusal("nobody", oid) == 'the role "nobody" does not exist in the database'
     finally:
         await connection.close()
 
@@ -37,6 +39,8 @@ async def test_a_column_under_another_name_is_not_granted_under_the_old_one(migr
             alter table notes rename secret to body;
         """)
         oid = await connection.fetchval("select 'notes'::regclass::oid")
-        assert await readable_columns(connection, ["anon"], [oid]) == {("anon", oid): frozenset({"body"})}
+        access = Access(["anon"])
+        await access.load(connection, [oid])
+        assert access.columns("anon", oid) == {"body"}
     finally:
         await connection.close()
