@@ -74,6 +74,7 @@ async def streaming(
     filter_timeout: float = 5.0,
     roles: tuple[str, ...] = (),
     pooled: bool = False,
+    open_deletes: bool = False,
 ) -> AsyncIterator[Stream]:
     """A running stream of the database at ``dsn``."""
     pool = await create_pool(dsn, 5)
@@ -81,7 +82,7 @@ async def streaming(
         direct_dsn=dsn,
         pool=pool,
         subscriptions=Subscriptions(limit=1 << 20),
-        rights=Access(["anon", "authenticated", "service_role", *roles]),
+        rights=Access(["anon", "authenticated", "service_role", *roles], open_deletes=open_deletes),
         visibility=Visibility(["anon", "authenticated", "service_role", *roles]),
         retention=Retention(age=age, size=size, lease=3600),
         page_size=page_size,
