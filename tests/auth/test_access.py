@@ -20,7 +20,7 @@ async def test_columns_are_those_that_were_granted_or_all_of_a_table(migrated: s
         oid = await connection.fetchval("select 'notes'::regclass::oid")
         access = Access(["anon", "authenticated", "service_role", "nobody"])
         await access.load(connection, [oid, 1])
-        assert access.columns("anon", oid) == {"id", "the body"}
+        assert access.columns("anon", oid) == frozenset({"id", "the body"})
         assert access.columns("authenticated", oid) is None
         assert access.refusal("authenticated", oid) is None
         refusal = "the role service_role may not read it: GRANT SELECT ON public.notes TO service_role;"
@@ -41,6 +41,6 @@ async def test_a_column_under_another_name_is_not_granted_under_the_old_one(migr
         oid = await connection.fetchval("select 'notes'::regclass::oid")
         access = Access(["anon"])
         await access.load(connection, [oid])
-        assert access.columns("anon", oid) == {"body"}
+        assert access.columns("anon", oid) == frozenset({"body"})
     finally:
         await connection.close()
