@@ -108,10 +108,13 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
            case when m.via_root then m.columns else o.columns end as columns,
            case when m.via_root then m.filter else o.filter end as filter,
            (select pg_partition_root(c.relid)) as top,
-           -- Nor do the rows that logical replication applies.
-           (not k.relispartition and k.relkind = 'r' and (
-             exists (select from pg_inherits as i where i.inhrelid = c.relid or i.inhparent = c.relid)
-             or exists (select from pg_subscription_rel as s where s.srrelid = c.relid))) as inherits
+           not k.relispartition and k.relkind = 'r' and exists (
+             select from pg_inherits as i where i.inhrelid = c.relid or i.inhparent = c.relid)
+           -- Nor do the rows that logical replication applies, to a root or to a part.
+           or exists (
+             select from pg_subscription_rel as s
+             where s.srrelid = c.relid
+                or s.srrelid in (select t.relid from pg_partition_tree(pg_partition_root(c.relid)) as t)) as inherits
     from chosen as c
     join members as m on m.member = c.root
     left join members as o on o.member = c.relid

@@ -206,7 +206,9 @@ async def happened(dsn: str, tables: str, writes: str) -> None:
         )
     if connection.get_server_version().major >= 18:
         # Postgres refuses updates where the replica identity has a generated column that is not published.
-        await connection.execute("alter publication supabase_realtime set (publish_generated_columns = stored)")
+        await connection.execute(
+            "alter publication supabase_realtime set (publish_generated_columns = stored)"
+        )
     for (partition,) in await connection.fetch(
         "select relname from pg_class"
         " where relispartition and relkind = 'r' and relnamespace = 'public'::regnamespace"

@@ -94,6 +94,47 @@ async def test_what_logical_replication_applies_is_captured_once(cluster: Callab
     await there.close()
 
 
+@pytest.mark.parametrize("by_root", [True, False])
+async def test_what_logical_replication_applies_to_a_partitioned_table_is_captured_once(
+    cluster: Callable[..., Postgres], by_root: bool
+) -> None:
+    source, target = cluster(settings={"wal_level": "logical"}), cluster()
+    await migrate(target.dsn)
+    there, here = await asyncpg.connect(source.dsn), await asyncpg.connect(target.dsn)
+    parts = """create table things (id bigint primary key) partition by range (id);
+        create table low partition of things for values from (0) to (50);
+        create table high partition of things for values from (50) to (1000);"""
+    await here.execute(
+        parts + "grant select on things to service_role; alter publication supabase_realtime add table things"
+    )
+    await there.execute(
+        parts
+        + f"create publication everything for table things with (publish_via_partition_root = {by_root})"
+    )
+    async with streaming(target.dsn) as stream:
+        kept = await subscribed(stream, "things")
+        await here.execute(f"create subscription mirror connection '{source.dsn}' publication everything")
+        assert await here.fetchval(WAY.replace("'things'", "'low'")) == ["capture_insert_row"]
+        assert await here.fetchval(WAY) is None
+        async with asyncio.timeout(60):
+            while not await here.fetchval(  # noqa: ASYNC110
+                "select bool_and(srsubstate = 'r') from pg_subscription_rel"
+            ):
+                await asyncio.sleep(0.05)
+        await there.execute("insert into things values (1), (60); update things set id = 2 where id = 1")
+        await there.execute("delete from things where id = 60")
+        await kept.until(lambda: len(kept.changes) >= 4)
+        # Through the root, and to a part, by whoever else writes.
+        await here.execute("insert into things values (3), (70); insert into low values (4)")
+        await kept.until(lambda: len(kept.changes) >= 7)
+        told = [(change["type"], change.get("record", {}).get("id")) for change in kept.changes]
+        assert told[:4] == [("INSERT", 1), ("INSERT", 60), ("UPDATE", 2), ("DELETE", None)]
+        assert told[4:] == [("INSERT", 3), ("INSERT", 70), ("INSERT", 4)]
+        await here.execute("drop subscription mirror")
+    await here.close()
+    await there.close()
+
+
 async def test_our_sessions_hold_no_snapshot_over_their_life(migrated: str) -> None:
     connection = await asyncpg.connect(migrated)
     await connection.execute(TABLE)

@@ -63,7 +63,7 @@ async def _open_and_work(address: str) -> str:
     """Everything that a server says while it cannot connect, and the errors themselves."""
     said = []
     opening = Opening(address, address, migrates=True)
-    parts = Parts(address, ["reader"])
+    parts = Parts(address, ["reader"], lambda reason: None)
 
     tried = asyncio.Event()
 

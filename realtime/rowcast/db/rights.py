@@ -16,7 +16,7 @@ HINT = "`rowcast migrate --print-admin-sql` prints what an administrator runs on
 _TAGS = (
     "CREATE TABLE", "CREATE TABLE AS", "SELECT INTO", "ALTER TABLE", "ALTER TYPE", "ALTER SCHEMA",
     "CREATE PUBLICATION", "ALTER PUBLICATION", "CREATE TRIGGER", "ALTER TRIGGER", "GRANT", "REVOKE",
-    "CREATE POLICY", "ALTER POLICY",
+    "CREATE POLICY", "ALTER POLICY", "CREATE SUBSCRIPTION", "ALTER SUBSCRIPTION",
 )  # fmt: skip
 
 _ROLE = """
