@@ -180,3 +180,14 @@ def test_a_secret_that_looks_like_a_broken_address_is_hidden_like_any_other(secr
     found = load(database_url="postgresql://me@db.example/app", jwt_secret=secret + "s" * 32)
     shown = {one.variable: one.value for one in describe(found, {})}
     assert shown["ROWCAST_JWT_SECRET"] == "********"
+
+
+def test_an_opaque_key_for_a_role_that_is_never_assumed_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATABASE_URL", "postgresql://localhost/app")
+    monkeypatch.setenv("ROWCAST_JWT_SECRET", "x" * 32)
+    monkeypatch.setenv("ROWCAST_API_KEYS", "sb_secret_0123456789ABCDEF=postgres")
+    with pytest.raises(SettingsError) as fault:
+        load()
+    assert "ROWCAST_API_KEYS names roles that are not in ROWCAST_ROLES: postgres" in str(fault.value)
+    monkeypatch.setenv("ROWCAST_ROLES", "anon,postgres")
+    assert {one.value for one in describe(load(), {}) if one.name == "api_keys"} == {"********"}

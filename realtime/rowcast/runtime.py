@@ -14,6 +14,7 @@ import uvloop
 from starlette.applications import Starlette
 
 from rowcast.auth.access import Access
+from rowcast.auth.apikeys import parse_api_keys
 from rowcast.auth.channels import Channels
 from rowcast.auth.jwks import Jwks
 from rowcast.auth.tokens import Verifier
@@ -78,6 +79,7 @@ async def running(settings: Settings, *, wait: bool = True) -> AsyncIterator[Run
             find=None if jwks is None else jwks.find,
             required=settings.jwt_claim_validators,
             leeway=settings.jwt_leeway,
+            api_keys=parse_api_keys(settings.api_keys.get_secret_value()),
         ),
         limits=Limits(
             channels=settings.max_channels,

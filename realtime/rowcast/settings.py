@@ -22,6 +22,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from rowcast.auth.apikeys import parse_api_keys
 from rowcast.auth.jwks import Jwks
 from rowcast.auth.keys import secret_key
 from rowcast.db.address import HIDDEN, SCHEMES, fault, shown
@@ -96,6 +97,11 @@ class Settings(BaseSettings):
         ("anon", "authenticated", "service_role"),
         validation_alias=_from("ROWCAST_ROLES"),
         description="The roles that a token may stand for.",
+    )
+    api_keys: SecretStr = Field(
+        SecretStr(""),
+        validation_alias=_from("ROWCAST_API_KEYS"),
+        description="Opaque keys and their roles: `sb_publishable_…=anon,sb_secret_…=service_role`.",
     )
     migrate: bool = Field(
         True,
@@ -281,6 +287,14 @@ class Settings(BaseSettings):
             secret_key(value.get_secret_value())
         elif info.field_name == "jwt_secret" and info.data.get("jwks", value) is None:
             raise ValueError("is missing, and no keys are in ROWCAST_JWKS: one of the two is needed")
+        return value
+
+    @field_validator("api_keys")
+    @classmethod
+    def _opaque(cls, value: SecretStr, info: ValidationInfo) -> SecretStr:
+        unknown = set(parse_api_keys(value.get_secret_value()).values()) - set(info.data.get("roles", ()))
+        if unknown and "roles" in info.data:
+            raise ValueError(f"names roles that are not in ROWCAST_ROLES: {', '.join(sorted(unknown))}")
         return value
 
     @field_validator("jwt_claim_validators", mode="before")
