@@ -3,13 +3,13 @@
 Where this server says something else, a step has both, and why.
 """
 
+from dataclasses import replace
 from decimal import Decimal
 from hashlib import md5
 from typing import Any, Final
 
 from transcripts.differences import (
     ARRAYS,
-    COLUMN_PRIVILEGES,
     CONNECTION,
     ENTRIES,
     KEYS,
@@ -19,6 +19,7 @@ from transcripts.differences import (
     TOAST,
 )
 from transcripts.frames import DISABLED, FAILED, GIVEN, OK, Change, Told
+from transcripts.policies import POLICIES
 from transcripts.steps import Conversation, Differs, Joins, Runs, on
 
 # The order in which the original was seen to send the columns of a record.
@@ -263,37 +264,36 @@ def _secret(type_: str, record: dict[str, Any] | None, old: dict[str, Any] | Non
     return Change(type_, "secret", "id:int4 a:text", record, old)
 
 
-def _unread(entry_filters: str) -> Told:
-    return Told(
-        f"{GIVEN} public.secret: the role anon may not read it: GRANT SELECT ON public.secret TO anon; "
-        f"[event: *, schema: public, table: secret, filters: {entry_filters}, select: nil]"
-    )
-
-
+_UNREAD: Final = Told(
+    f"{GIVEN} public.secret: the role anon may not read it: GRANT SELECT ON public.secret TO anon; "
+    "[event: *, schema: public, table: secret, filters: [], select: nil]"
+)
 _BY_B: Final = '[{"b", "eq", "y", false}]'
 SECRET: Final = Conversation(
     "privileges",
     "drop table if exists secret; create table secret (id int primary key, a text, b text);"
     "alter publication supabase_realtime add table secret",
     (
-        Joins("realtime:sec", (on("secret"),), Differs(PRIVILEGES, (OK,), (_unread("[]"),))),
+        Joins("realtime:sec", (on("secret"),), Differs(PRIVILEGES, (OK,), (_UNREAD,))),
         Runs("insert into public.secret values (1,'x','y')", Differs(PRIVILEGES, (
             Change("INSERT", "secret", "", {}, errors=["Error 401: Unauthorized"], dated=False),
         ), ())),
+        # Who was refused stays so, until it joins again.
         Runs("grant select (id,a) on public.secret to anon"),
         Runs("insert into public.secret values (2,'x','y')",
-             Differs(COLUMN_PRIVILEGES, (_secret("INSERT", {"a": "x", "id": 2}),), ())),
+             Differs(PRIVILEGES, (_secret("INSERT", {"a": "x", "id": 2}),), ())),
         Runs("update public.secret set b='z' where id=2",
-             Differs(COLUMN_PRIVILEGES, (_secret("UPDATE", {"a": "x", "id": 2}, {"id": 2}),), ())),
+             Differs(PRIVILEGES, (_secret("UPDATE", {"a": "x", "id": 2}, {"id": 2}),), ())),
         Runs("delete from public.secret where id=2",
-             Differs(COLUMN_PRIVILEGES, (_secret("DELETE", None, {"id": 2}),), ())),
-        Joins("realtime:sec", (on("secret"),), Differs(COLUMN_PRIVILEGES, (OK,), (_unread("[]"),)), "B"),
-        Runs("insert into public.secret values (3,'x','y')",
-             Differs(COLUMN_PRIVILEGES, (_secret("INSERT", {"a": "x", "id": 3}),), ())),
-        Joins("realtime:sec2", (on("secret", filter="b=eq.y"),), Differs(COLUMN_PRIVILEGES, (
+             Differs(PRIVILEGES, (_secret("DELETE", None, {"id": 2}),), ())),
+        Joins("realtime:sec", (on("secret"),), client="B"),
+        Runs("insert into public.secret values (3,'x','y')", (
+            replace(_secret("INSERT", {"a": "x", "id": 3}), client="B"),
+        )),
+        Joins("realtime:sec2", (on("secret", filter="b=eq.y"),), (
             Told(f"{FAILED} [event: *, schema: public, table: secret, filters: {_BY_B}, select: nil]. "
                  "Exception: ERROR P0001 (raise_exception) invalid column for filter b"),
-        ), (_unread(_BY_B),))),
+        ), "B"),
     ),
 )  # fmt: skip
 
@@ -352,6 +352,6 @@ KILLED: Final = Conversation("the connection of the reader killed", _NONE, (
 ))  # fmt: skip
 
 CONVERSATIONS: Final = (
-    EVERY_TYPE, SEVERAL, LARGE, DDL, SELECTED, EVERYTHING, MIXED, LATECOMER, NO_ROLE, SECRET, ARRAY, JSONB,
-    ALTERED, KILLED,
+    EVERY_TYPE, SEVERAL, LARGE, DDL, SELECTED, EVERYTHING, MIXED, LATECOMER, NO_ROLE, POLICIES, SECRET, ARRAY,
+    JSONB, ALTERED, KILLED,
 )  # fmt: skip

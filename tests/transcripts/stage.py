@@ -143,9 +143,11 @@ class Stage:
         self._ids: dict[str, int] = {}
 
     @contextlib.asynccontextmanager
-    async def client(self, version: Version = Version.V2, role: str = "anon") -> AsyncIterator[Client]:
-        """A socket with a token for a role."""
-        address = f"{self.server.websocket}?apikey={make_token(role)}&vsn={version}"
+    async def client(
+        self, version: Version = Version.V2, role: str = "anon", **claims: Any
+    ) -> AsyncIterator[Client]:
+        """A socket with a token for a role, and with these claims."""
+        address = f"{self.server.websocket}?apikey={make_token(role, **claims)}&vsn={version}"
         async with connect(address, max_size=None) as connection:
             yield Client(connection, version, self._ids)
 
@@ -173,14 +175,16 @@ class Stage:
 
 
 @contextlib.asynccontextmanager
-async def open_stage(database: str, log: Path, sql: Sequence[str] = (TABLES,)) -> AsyncIterator[Stage]:
-    """A stage on a migrated database, where this SQL was run first."""
+async def open_stage(
+    database: str, log: Path, sql: Sequence[str] = (TABLES,), **settings: str
+) -> AsyncIterator[Stage]:
+    """A stage on a migrated database, where this SQL was run first; ``settings`` are the server's."""
     async with contextlib.AsyncExitStack() as stack:
         connection = await asyncpg.connect(database)
         stack.push_async_callback(connection.close)
         for statement in (_FENCE, *sql):
             await connection.execute(statement)
-        server = Server(database, log)
+        server = Server(database, log, settings)
         stack.push_async_callback(server.end)
         await server.start()
         stage = Stage(server, connection)

@@ -1,7 +1,7 @@
 """What a conversation is made of: joins and transactions, and what is heard after each."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from transcripts.differences import Difference
@@ -29,6 +29,18 @@ class Joins:
     heard: Events | Differs = (OK,)
     client: str = "A"
     role: str = "anon"
+    claims: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Refreshes:
+    """A client goes on with another token on a channel that it has joined; then it hears this on it."""
+
+    topic: str
+    role: str
+    claims: Mapping[str, Any]
+    heard: Events = (OK,)
+    client: str = "A"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +58,7 @@ class Conversation:
 
     name: str
     setup: str
-    steps: tuple[Joins | Runs, ...]
+    steps: tuple[Joins | Refreshes | Runs, ...]
 
 
 def on(table: str, event: str = "*", **more: Any) -> dict[str, Any]:

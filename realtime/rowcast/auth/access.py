@@ -48,7 +48,8 @@ class Right:
 class Access:
     """Verdicts by (role, table).
 
-    With ``open_deletes``, a DELETE is told to all who may read the table, by its primary key.
+    With ``open_deletes``, a DELETE under row level security is told to all who may read the table, by its
+    primary key.
     """
 
     def __init__(self, roles: Iterable[str], *, open_deletes: bool = False) -> None:
@@ -108,13 +109,15 @@ class Access:
         right = self._rights.get((role, relation.oid))
         if right is None or right.refusal is not None:
             return None
-        judged = (relation.rls or right.rls) and not right.bypasses
+        rls = relation.rls or right.rls
+        judged = rls and not right.bypasses
         if judged and not self.judges:
             return None
+        open_deletes = rls and self._open_deletes
         if right.columns is None:
-            return Reading(judged, open_deletes=self._open_deletes) if judged else _WHOLE
+            return Reading(judged, open_deletes=open_deletes) if rls else _WHOLE
         hidden = frozenset(one.name for one in relation.columns if one.name not in right.columns)
-        return Reading(judged, hidden, self._open_deletes)
+        return Reading(judged, hidden, open_deletes)
 
 
 _WHOLE = Reading()

@@ -57,11 +57,17 @@ class Sending:
         return self._readings[role]
 
     def hears(self, role: str, binding: Binding) -> bool:
-        """Whether a role may hear by a binding at all: what its filter finds tells of columns."""
+        """Whether a role may hear by a binding at all: what its filter finds tells of columns.
+
+        Of a row that it may not see, it may know the primary key at most.
+        """
         reading = self.reading(role)
-        if reading is None or not reading.hidden or binding.filter is None:
+        if reading is None or binding.filter is None:
             return True
-        return not any(one.column in reading.hidden for one in conditions(binding.filter))
+        columns = {one.column for one in conditions(binding.filter)}
+        if reading.judged and self._is_open(reading) and not columns <= self._change.relation.key:
+            return False
+        return columns.isdisjoint(reading.hidden)
 
     def judged(self, role: str) -> bool:
         """Whether the change is to be judged for a role, by the claims of whoever looks."""
@@ -98,7 +104,7 @@ class Sending:
             self._push(audience, new, View(audience.select, hidden, NOTHING))
 
     def _is_open(self, reading: Reading) -> bool:
-        return reading.judged and reading.open_deletes and self._change.op is Op.DELETE
+        return reading.open_deletes and self._change.op is Op.DELETE
 
     def _push(self, audience: Audience, members: Collection[Subscriber], view: View | None) -> None:
         """``view`` is None for a DELETE that is for everybody, and has no key to be told by."""

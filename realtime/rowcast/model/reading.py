@@ -10,8 +10,8 @@ NOTHING: frozenset[str] = frozenset()
 class Reading:
     """A role reads a table without the columns that are ``hidden`` from it.
 
-    ``judged``: row by row, as policies say for the claims of whoever looks. ``open_deletes``: of these rows,
-    a DELETE is for everybody, by its primary key alone.
+    ``judged``: row by row, as policies say for the claims of whoever looks. ``open_deletes``: a DELETE
+    is for everybody, by its primary key alone.
     """
 
     judged: bool = False
