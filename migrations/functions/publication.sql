@@ -11,6 +11,9 @@ begin
   if to_regclass('rowcast.tables') is not null then
     drop view rowcast.tables;
   end if;
+  if to_regclass('rowcast.states') is not null then
+    drop view rowcast.states;
+  end if;
   for old in
     select p.oid::regprocedure from pg_catalog.pg_proc as p
     where p.pronamespace = 'rowcast'::regnamespace
@@ -34,7 +37,7 @@ end $$;
 -- Row filters and column lists exist from PostgreSQL 15 on, so the catalog is read by dynamic SQL.
 create or replace function rowcast.publication_members(given oid[])
 returns table (member oid, ops text, columns text[], filter text, via_root boolean)
-language plpgsql stable set search_path = pg_catalog, pg_temp as $$
+language plpgsql stable rows 100 set search_path = pg_catalog, pg_temp as $$
 declare
   recent constant boolean := current_setting('server_version_num')::int >= 150000;
 begin
@@ -70,7 +73,8 @@ end $$;
 
 -- The tables whose rows are to be captured, members with their partitions: of those given, or all. Children that
 -- inherit are members themselves, or are not: ALTER PUBLICATION adds them with their parent unless told ONLY.
--- What one table costs does not depend on how many others there are: DDL, joins and installing ask about few.
+-- What one table costs does not depend on how many others there are: DDL, joins and installing ask about few. Nobody waits
+-- for a query of milliseconds to be compiled: Postgres would take it for a long one.
 --   root     the topmost published ancestor of a partition, whose name its changes carry; else the table itself
 --   columns, filter  as of publication_members, for this table
 --   way      'statement'; 'row' where writes do not fire the table's statement triggers, as those through a parent;
@@ -78,7 +82,7 @@ end $$;
 --   refusal  why it is not captured, or null
 create or replace function rowcast.wanted_of(given oid[])
 returns table (relid oid, root oid, ops text, columns text[], filter text, way text, nests boolean, refusal text)
-language sql stable set search_path = pg_catalog, pg_temp as $$
+language sql stable rows 100 set search_path = pg_catalog, pg_temp set jit = off as $$
   with recursive lineage as (
     select unnest(given) as relid
     union
@@ -151,7 +155,7 @@ $$;
 
 create or replace function rowcast.wanted_tables()
 returns table (relid oid, root oid, ops text, columns text[], filter text, way text, nests boolean, refusal text)
-language sql stable set search_path = pg_catalog, pg_temp as $$
+language sql stable rows 100 set search_path = pg_catalog, pg_temp set jit = off as $$
   select * from rowcast.wanted_of(null)
 $$;
 

@@ -1,6 +1,7 @@
 """Triggers that wait for nobody long, and faults that are said once."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from uuid import uuid4
 
@@ -153,3 +154,11 @@ async def test_who_waits_for_triggers_in_vain_is_told_that_they_wait(
     await capturing.execute("alter publication supabase_realtime add table shop.t")
     with pytest.raises(Refused, match=tables.WAITING):
         await accepting.accept(BINDING, "anon")
+
+
+async def test_what_a_join_asks_is_never_compiled_by_postgres(capturing: asyncpg.Connection) -> None:
+    limit = float(await capturing.fetchval("show jit_above_cost"))
+    question = tables._MATCHING.replace("$1", "'public'").replace("$2", "'t'")
+    for statement in (question, "select * from rowcast.tables", "select * from rowcast.looks()"):
+        (plan,) = json.loads(await capturing.fetchval(f"explain (format json) {statement}"))
+        assert plan["Plan"]["Total Cost"] < limit / 10

@@ -50,10 +50,10 @@ class Table:
 _MATCHING = """
 select t.root as oid, n.nspname as schema, k.relname as table, bool_and(t.captured) as captured,
        min(case when t.relid = t.root then t.reason
-                else format('its part %I.%I is not captured: %s', t.schema_name, t.table_name, t.reason) end
+                else format('its part %s is not captured: %s', t.relid::regclass, t.reason) end
        ) filter (where t.reason is not null) as reason,
        coalesce(array_agg(distinct t.relation) filter (where t.relation is not null), '{}') as relations
-from rowcast.tables as t
+from rowcast.states as t
 join pg_class as k on k.oid = t.root join pg_namespace as n on n.oid = k.relnamespace
 where ($1 = '*' or n.nspname = $1) and ($2 = '*' or k.relname = $2)
 group by 1, 2, 3
