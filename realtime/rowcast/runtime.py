@@ -33,6 +33,8 @@ from rowcast.web.app import create_app
 from rowcast.web.services import Services
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+#: All questions about one batch to a table's policies may take so many times as long as one of them.
+_CALL = 8
 
 log = structlog.get_logger("rowcast")
 
@@ -61,7 +63,9 @@ async def running(settings: Settings, *, wait: bool = True) -> AsyncIterator[Run
         pool=pool,
         subscriptions=subscriptions,
         rights=Access(settings.roles, open_deletes=settings.open_deletes),
-        visibility=Visibility(settings.roles, seconds=settings.policy_timeout),
+        visibility=Visibility(
+            settings.roles, seconds=settings.policy_timeout, limit=_CALL * settings.policy_timeout
+        ),
         retention=Retention(
             age=settings.retention,
             size=settings.retention_size,
