@@ -23,12 +23,15 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
                    and pg_has_role(k.relowner, 'usage') and has_schema_privilege(n.oid, 'create'))
 $$;
 
--- Have a partition for yesterday, today and the next three days (UTC), and drop those that are older than the
--- retention. Attaching does not lock writers out; set lock_timeout before, all the same. Returns how many it changed.
+-- Have a partition for yesterday, today and the next three days (UTC), and of a table of ours drop those that are
+-- older than the retention. Attaching does not lock writers out; set lock_timeout before, all the same. Returns how
+-- many it changed.
 create or replace function rowcast.keep_messages(retention interval) returns int
 language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
   today constant date := (now() at time zone 'utc')::date;
+  ours constant boolean := not exists (
+    select from rowcast.notes as n where n.kind = 'table' and n.name = 'realtime.messages' and n.was is not null);
   changed int := 0;
   part record;
 begin
@@ -38,14 +41,14 @@ begin
   -- Our own DDL is no news of the catalog.
   perform set_config('rowcast.installing', 'on', true);
   for part in
-    select day, 'messages_' || to_char(day, 'YYYY_MM_DD') as name
-    from generate_series(today - 1, today + 3, interval '1 day') as day
+    select today + n as day, 'messages_' || to_char(today + n, 'YYYY_MM_DD') as name
+    from generate_series(-1, 3) as n
   loop
     if to_regclass(format('realtime.%I', part.name)) is null then
       execute format('create table realtime.%I (like realtime.messages including all)', part.name);
       execute format('alter table realtime.%I enable row level security', part.name);
       execute format('alter table realtime.messages attach partition realtime.%I for values from (%L) to (%L)',
-                     part.name, part.day, part.day + interval '1 day');
+                     part.name, part.day, part.day + 1);
       changed := changed + 1;
     end if;
   end loop;
@@ -55,7 +58,7 @@ begin
     where i.inhparent = 'realtime.messages'::regclass and k.relname ~ '^messages_\d{4}_\d{2}_\d{2}$'
   loop
     -- The whole day is older.
-    if part.day + 1 <= (now() at time zone 'utc') - retention then
+    if ours and part.day + 1 <= (now() at time zone 'utc') - retention then
       execute format('drop table realtime.%I', part.name);
       changed := changed + 1;
     end if;

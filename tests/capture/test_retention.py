@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import asyncpg
 import pytest
+import structlog
 
 from rowcast.capture.reader import HistoryLost, Reader
 from rowcast.capture.retention import Retention
@@ -106,3 +107,55 @@ async def test_a_crash_ends_the_history_of_an_unlogged_outbox_and_of_no_other(
     rows = [row.record async for page in reader.read(connection) for row in page.rows if row.op == "I"]
     assert rows == (['{"id":2}'] if unlogged else ['{"id":1}', '{"id":2}'])
     await connection.close()
+
+
+DAYS = """select coalesce(array_agg(
+  to_date(substr(c.relname, 10), 'YYYY_MM_DD') - (now() at time zone 'utc')::date order by c.relname), '{}')
+from pg_inherits as i join pg_class as c on c.oid = i.inhrelid
+where i.inhparent = 'realtime.messages'::regclass"""
+DROP_ALL = """do $$ declare part regclass; begin
+  for part in select inhrelid from pg_inherits where inhparent = 'realtime.messages'::regclass loop
+    execute format('drop table %s', part);
+  end loop;
+end $$"""
+OLD = """create table realtime.messages_2020_01_01 partition of realtime.messages
+for values from ('2020-01-01') to ('2020-01-02')"""
+
+
+@pytest.mark.parametrize("ours", [True, False])
+async def test_messages_have_a_partition_for_each_day_and_ours_lose_the_old_ones(
+    capturing: asyncpg.Connection, ours: bool
+) -> None:
+    await capturing.execute("set timezone = 'Pacific/Kiritimati'")
+    await capturing.execute(DROP_ALL)
+    await capturing.execute(OLD)
+    if not ours:
+        # As where Supabase's own server made the table.
+        await capturing.execute(
+            "insert into rowcast.notes (kind, name, was) values ('table', 'realtime.messages', 'there')"
+            " on conflict (kind, name) do update set was = excluded.was"
+        )
+    await Retention(age=3600, size=1 << 40, lease=3600).tend(capturing)
+    old = (
+        []
+        if ours
+        else [await capturing.fetchval("select date '2020-01-01' - (now() at time zone 'utc')::date")]
+    )
+    assert await capturing.fetchval(DAYS) == [*old, -1, 0, 1, 2, 3]
+    await capturing.execute("insert into realtime.messages (topic, extension) values ('a', 'broadcast')")
+
+
+async def test_messages_that_their_owner_parts_in_another_way_are_left_to_the_owner(
+    capturing: asyncpg.Connection,
+) -> None:
+    await capturing.execute(DROP_ALL)
+    await capturing.execute(
+        "create table realtime.all_messages partition of realtime.messages"
+        " for values from (minvalue) to (maxvalue)"
+    )
+    retention = Retention(age=0, size=1 << 40, lease=3600)
+    with structlog.testing.capture_logs() as logs:
+        for _ in range(3):
+            await retention.tend(capturing)
+    assert [log["event"] for log in logs] == ["messages_not_kept"]
+    assert await capturing.fetchval("select count(*) from pg_class where relname ~ '^messages_.*20'") == 0

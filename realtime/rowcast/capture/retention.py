@@ -1,4 +1,5 @@
-"""What keeps the outbox small: the lease of capture, marks, and the rotation of its tables.
+"""What keeps the outbox small: the lease of capture, marks, and the rotation of its tables. And what has
+``realtime.messages`` have a partition for each day.
 
 Only a node that owns the flag does this, or one that cannot own it, behind a pooler of transactions: so each
 step is a transaction that no other node has one beside. Nothing is ever deleted row by row: a table is
@@ -13,13 +14,16 @@ from datetime import timedelta
 from typing import Any, Final
 
 import asyncpg
+import structlog
 
-from rowcast.db.connection import ADVISORY_KEEPER
+from rowcast.db.connection import ADVISORY_KEEPER, LOST
 
 _LOCK_TIMEOUT: Final = "5ms"
 _MARK_EVERY: Final = 1.0
 _LEASE_EVERY: Final = 60.0
 _COMMITS: Final = 15
+_MESSAGES_EVERY: Final = 600.0
+_MESSAGES_AGE: Final = timedelta(hours=72)
 _STOP_AT: Final = 2
 
 # One statement: what may be trimmed is looked up, and no other node trims it in between.
@@ -27,9 +31,10 @@ _TRIM: Final = """select t.outbox from rowcast.trimmable($1) as t (outbox), rowc
 where t.outbox is not null"""
 _WAITS: Final = """select exists (
   select from rowcast.rotation as r, rowcast.current_outbox as c where r.outbox <> c.last_value)"""
+_STOPPED: Final = "select last_value <= extract(epoch from clock_timestamp()) from rowcast.lease_until"
 
 
-_STOPPED = "select last_value <= extract(epoch from clock_timestamp()) from rowcast.lease_until"
+log = structlog.get_logger("rowcast.retention")
 
 
 class Retention:
@@ -48,6 +53,8 @@ class Retention:
         self._marked = -_MARK_EVERY
         self._leased = -_LEASE_EVERY
         self._unmarked = True
+        self._looked = -_MESSAGES_EVERY
+        self._fault = ""
 
     @property
     def commit_seconds(self) -> float | None:
@@ -73,6 +80,9 @@ class Retention:
             await self.renew(connection)
         if not self._kept:
             self._kept = bool(await self._alone(connection, "select rowcast.keep_outbox($1)", self._unlogged))
+        if now - self._looked >= _MESSAGES_EVERY:
+            self._looked = now
+            await self._keep_messages(connection)
         full = await connection.fetchval("select rowcast.outbox_size()") > self._size
         turned = await self._alone(
             connection, "select rowcast.turn_outbox($1, $2)", timedelta(seconds=self._age / 2), full
@@ -86,6 +96,19 @@ class Retention:
         if (self._unmarked or waits) and now - self._marked >= _MARK_EVERY:
             await self._mark(connection, now)
         return await self._trim(connection, None if full else timedelta(seconds=self._age)) if waits else None
+
+    async def _keep_messages(self, connection: asyncpg.Connection) -> None:
+        """Policies of private channels are asked by a row of today's: there must be a place for it."""
+        try:
+            if await self._alone(connection, "select rowcast.keep_messages($1)", _MESSAGES_AGE) is None:
+                self._looked = -_MESSAGES_EVERY
+        except asyncpg.PostgresError as error:
+            if isinstance(error, LOST):
+                raise
+            # Its owner has parts of it in another way: that is for them to keep.
+            if self._fault != str(error):
+                self._fault = str(error)
+                log.warning("messages_not_kept", table="realtime.messages", reason=self._fault)
 
     async def _mark(self, connection: asyncpg.Connection, now: float) -> None:
         self._marked, self._unmarked = now, False
