@@ -42,10 +42,14 @@ create or replace view rowcast.tables as
   order by 1, 2;
 
 -- What the outbox keeps of each version of a table: changes, their bytes, and when the last of them was made.
-create or replace function rowcast.kept_changes()
-returns table (relation int, changes bigint, bytes bigint, last timestamptz)
+--   unread  the oldest that no server had read by the last mark, which is made a second after a read at the latest
+drop function if exists rowcast.kept_changes();
+create function rowcast.kept_changes()
+returns table (relation int, changes bigint, bytes bigint, last timestamptz, unread timestamptz)
 language sql stable set search_path = pg_catalog, pg_temp as $$
-  select o.relation, count(*), sum(pg_column_size(o.*))::bigint, max(o.at)
+  select o.relation, count(*), sum(pg_column_size(o.*))::bigint, max(o.at),
+         min(o.at) filter (where not coalesce(pg_visible_in_snapshot(o.xid,
+           (select m.snap from rowcast.marks as m order by m.at desc limit 1)), false))
   from (select * from rowcast.outbox_0 union all select * from rowcast.outbox_1
         union all select * from rowcast.outbox_2) as o
   where o.relation <> 0

@@ -116,6 +116,27 @@ async def test_what_the_outbox_keeps_of_a_table_is_counted(capturing: asyncpg.Co
     assert shown.last > shown.since
 
 
+async def test_the_lag_of_a_table_is_that_of_its_oldest_change_that_no_server_has_read(
+    capturing: asyncpg.Connection,
+) -> None:
+    await capturing.execute(TABLE + PUBLISHED + "; insert into t values (3, 3)")
+    (never_read,) = await status(capturing)
+    assert never_read.last is not None
+    await capturing.execute("select rowcast.mark()")
+    (read,) = await status(capturing)
+    assert (read.changes, read.lag) == (1, 0.0)
+    await capturing.execute("insert into t values (4, 4)")
+    await capturing.execute("insert into t values (5, 5)")
+    (behind,) = await status(capturing)
+    older = await capturing.fetchval(
+        "select extract(epoch from max(at) - (select at from rowcast.outbox_0 order by seq offset 1 limit 1))"
+        "::float8 from rowcast.outbox_0"
+    )
+    assert never_read.lag > 0.0
+    # It counts from the older of the two.
+    assert behind.lag > older > 0.0
+
+
 @pytest.fixture
 async def accepting(migrated: str) -> AsyncIterator[Acceptance]:
     """What decides about subscriptions of a database."""

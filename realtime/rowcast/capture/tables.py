@@ -60,7 +60,7 @@ group by 1, 2, 3
 """
 _KEPT = """
 select t.*, coalesce(sum(c.changes), 0)::bigint as changes, coalesce(sum(c.bytes), 0)::bigint as bytes,
-       max(c.last) as last
+       max(c.last) as last, extract(epoch from clock_timestamp() - min(c.unread))::float8 as lag
 from rowcast.tables as t
 left join rowcast.relations as r on r.oid = t.relid
 left join rowcast.kept_changes() as c on c.relation = r.id
@@ -76,7 +76,8 @@ class Status:
 
     ``reason`` says why it is not captured, ``mend`` what to run. ``since`` is the first moment of capture
     without interruption; ``changes`` and ``bytes`` are what the outbox keeps of it, the last made at
-    ``last``.
+    ``last``. ``lag`` is how long ago the oldest was made that no server has read, in seconds; 0 where all
+    were.
     """
 
     schema: str
@@ -90,6 +91,7 @@ class Status:
     changes: int
     bytes: int
     last: datetime | None
+    lag: float
 
 
 async def matching(connection: Session, schema: str = WILDCARD, table: str = WILDCARD) -> list[Table]:
@@ -124,6 +126,7 @@ async def status(connection: Session) -> list[Status]:
             record["changes"],
             record["bytes"],
             record["last"],
+            record["lag"] or 0.0,
         )
         for record in await connection.fetch(_KEPT)
     ]

@@ -208,7 +208,7 @@ def tables(as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = F
     if not found:
         print("No table is captured. Add one with `rowcast watch TABLE`.")
         return
-    shown = Table("table", "captured", "since", "changes kept", "bytes", "last change", "rows", box=None)
+    shown = Table("table", "captured", "since", "changes kept", "bytes", "last change", "lag", "rows", box=None)
     for one in found:
         shown.add_row(
             f"{one.schema}.{one.table}",
@@ -217,6 +217,7 @@ def tables(as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = F
             str(one.changes),
             str(one.bytes),
             f"{one.last:%Y-%m-%d %H:%M:%S}" if one.last else "",
+            f"{one.lag:.1f} s" if one.lag else "",
             escape(" ".join(filter(None, (one.filter, "row level security" if one.rls else None)))),
         )
     _out.print(shown)
