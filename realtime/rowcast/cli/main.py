@@ -208,7 +208,7 @@ def tables(as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = F
     if not found:
         print("No table is captured. Add one with `rowcast watch TABLE`.")
         return
-    shown = Table("table", "captured", "since", "changes kept", "bytes", "last change", "lag", "rows", box=None)
+    shown = Table("table", "captured", "since", "changes", "bytes", "last change", "lag", "rows", box=None)
     for one in found:
         shown.add_row(
             f"{one.schema}.{one.table}",
