@@ -167,6 +167,29 @@ end $body$, preparation, judgement));
   end if;
 end $make$;
 
+-- Make a function that runs one statement, for this transaction, which is to be rolled back:
+--   pg_temp.rowcast_question(arguments …, text) returns setof record
+-- Its last argument is not used: whoever calls sets the role there. It belongs to the role for the same reason as a judge.
+create or replace function rowcast.make_question(role_name text, arguments text, statement text, writes boolean)
+returns void language plpgsql set search_path = pg_catalog, pg_temp as $make$
+declare
+  superuser constant boolean := current_setting('is_superuser') = 'on';
+begin
+  if not superuser then
+    perform set_config('role', role_name, true);
+  end if;
+  execute format('create function pg_temp.rowcast_question(%s) returns setof record language plpgsql %s security definer'
+    ' as %L', arguments, case when writes then 'volatile' else 'stable' end,
+    format(E'#variable_conflict use_column\nbegin return query %s; end', statement));
+  execute 'revoke all on function pg_temp.rowcast_question from public';
+  if superuser then
+    execute format('alter function pg_temp.rowcast_question owner to %I', role_name);
+  else
+    execute format('grant execute on function pg_temp.rowcast_question to %I', session_user);
+    perform set_config('role', 'none', true);
+  end if;
+end $make$;
+
 -- A judge of images: each is read as a row of the table, under the table's name, which policies may use.
 -- $4 stands for tableoid, which a row that is no table's has not.
 create or replace function rowcast.make_image_judge(

@@ -129,7 +129,8 @@ async def test_the_lag_of_a_table_is_that_of_its_oldest_change_that_no_server_ha
     await capturing.execute("insert into t values (5, 5)")
     (behind,) = await status(capturing)
     older = await capturing.fetchval(
-        "select extract(epoch from five.at - four.at)::float8 from rowcast.outbox_0 as four, rowcast.outbox_0 as five"
+        "select extract(epoch from five.at - four.at)::float8"
+        " from rowcast.outbox_0 as four, rowcast.outbox_0 as five"
         " where four.record like '%:4}' and five.record like '%:5}'"
     )
     assert never_read.lag > 0.0

@@ -8,8 +8,7 @@ captured, with the types that the filter was checked against, so that a table ma
 import json
 import re
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -17,6 +16,7 @@ import asyncpg
 
 from rowcast.capture.conditions import MAX_IN, MAX_VALUE, PATTERNS, Type, expression, probe, quoted, schema_of
 from rowcast.db.connection import LOST, Session
+from rowcast.db.roles import RoleUnavailable, as_role, set_role, undone
 from rowcast.model.binding import Binding
 from rowcast.model.change import Relation
 from rowcast.model.filter import Condition, Op, conditions
@@ -35,19 +35,13 @@ _PINNED: Final = (
 #: Values that are cast by one statement, and in how many parts one that failed is tried again.
 _MANY: Final = 1_000
 _PARTS: Final = 10
+#: Conditions that differ in more than their value, in one question: a function has 100 arguments at most.
+_GROUPS: Final = 90
 #: What Postgres may take to check a filter: compiling a pattern can take long.
 _CHECK_SECONDS: Final = 2.0
 #: Classes of SQLSTATE that say something of a statement: of its data, its syntax and rights, what it raised.
 _FAULTS: Final = frozenset({"0A", "22", "23", "2B", "42", "P0", "54"})
 _TRUTHS: Final = frozenset({"null", "true", "false", "unknown"})
-
-
-class RoleUnavailable(Exception):
-    """A role that this server may not assume, or that is gone."""
-
-    def __init__(self, role: str, reason: str) -> None:
-        super().__init__(reason)
-        self.role = role
 
 
 class FilterError(Exception):
@@ -140,9 +134,11 @@ class Filters:
             return
         value = probe(asked[0][0], type_, "u.v")
         sql = f"select {value} from unnest($1::text[]) with ordinality as u (v, k) order by u.k"
+        values = [same[0].value for same in asked]
         try:
-            async with as_subscriber(connection, role, [schema_of(type_.type)], _CHECK_SECONDS):
-                records = await connection.fetch(sql, [same[0].value for same in asked])
+            records = await _asked(
+                connection, role, [schema_of(type_.type)], _CHECK_SECONDS, sql, ["text[]"], values
+            )
         except RoleUnavailable:
             return
         except asyncpg.PostgresError as error:
@@ -190,15 +186,19 @@ class Filters:
         self, connection: Session, asked: Sequence[Condition], types: Mapping[str, Type], role: str
     ) -> dict[Condition, tuple[bytes, ...]]:
         parts = [
-            probe(condition, types[condition.column], f"${number}")
+            probe(condition, types[condition.column], f"$1[{number}]")
             for number, condition in enumerate(asked, start=1)
         ]
         schemas = [schema_of(types[condition.column].type) for condition in asked]
-        async with as_subscriber(connection, role, schemas, _CHECK_SECONDS):
-            record = await connection.fetchrow(
-                "select " + ", ".join(parts), *(condition.value for condition in asked)
-            )
-        assert record is not None
+        (record,) = await _asked(
+            connection,
+            role,
+            schemas,
+            _CHECK_SECONDS,
+            "select " + ", ".join(parts),
+            ["text[]"] * len(asked),
+            [condition.value for condition in asked],
+        )
         found: dict[Condition, tuple[bytes, ...]] = {}
         for condition, texts in zip(asked, record.values(), strict=True):
             type_ = types[condition.column]
@@ -217,30 +217,33 @@ class Filters:
             self._kept -= _size(*self._values.popitem(last=False))
 
 
-@asynccontextmanager
-async def as_subscriber(
-    connection: Session, role: str, schemas: Iterable[str], seconds: float
-) -> AsyncIterator[None]:
-    """A transaction with a role's rights, nothing in the search path but these schemas, and the settings that
-    rows are captured under.
+async def _asked(
+    connection: Session,
+    role: str,
+    schemas: Iterable[str],
+    seconds: float,
+    sql: str,
+    columns: Sequence[str],
+    *values: list[str],
+) -> list[asyncpg.Record]:
+    """Ask with a role's rights, nothing in the search path but these schemas, and the settings that rows are
+    captured under.
 
-    ``seconds`` bounds each statement. `set local` only: a role set otherwise would outlive the transaction in
-    a pool. Raises RoleUnavailable where the role cannot be assumed.
+    ``columns`` are the types of what is given. ``seconds`` bounds each statement. Raises RoleUnavailable
+    where the role cannot be assumed.
     """
-    path = ", ".join(dict.fromkeys(["pg_catalog", *map(quoted, schemas)]))
-    async with connection.transaction(readonly=True):
+    path = list(dict.fromkeys(["pg_catalog", *schemas]))
+    async with undone(connection) if len(path) > 1 else connection.transaction(readonly=True):
         await connection.execute(
-            f"set local search_path = {path}; set local statement_timeout = {int(seconds * 1000)}; {_PINNED}"
+            f"set local search_path = {', '.join(map(quoted, path))};"
+            f" set local statement_timeout = {int(seconds * 1000)}; {_PINNED}"
         )
-        try:
-            await connection.execute(f"set local role {quoted(role)}")
-        except (
-            asyncpg.InsufficientPrivilegeError,
-            asyncpg.InvalidParameterValueError,
-            asyncpg.UndefinedObjectError,
-        ) as error:
-            raise RoleUnavailable(role, str(error)) from None
-        yield
+        if len(path) > 1:
+            statement = await as_role(connection, role, sql, ["text[]"] * len(values), columns)
+            return list(await connection.fetch(statement, *values, role))
+        # Nothing but Postgres' own code is called.
+        await set_role(connection, role)
+        return list(await connection.fetch(sql, *values))
 
 
 async def answer(
@@ -254,6 +257,11 @@ async def answer(
     groups: dict[Ask, list[Ask]] = {}
     for ask in asks:
         groups.setdefault(replace(ask, value=""), []).append(ask)
+    if len(groups) > _GROUPS:
+        middle = len(asks) // 2
+        first = await answer(connection, role, asks[:middle], rows, seconds)
+        second = await answer(connection, role, asks[middle:], rows, seconds)
+        return [one | other for one, other in zip(first, second, strict=True)]
     columns = list(dict.fromkeys(ask.column for ask in asks))
     record = ", ".join(
         dict.fromkeys(
@@ -270,12 +278,16 @@ async def answer(
         f"select {', '.join(parts)} from unnest($1::text[]) with ordinality as i (image, n),"
         f" json_to_record(i.image::json) as r({record}) order by i.n"
     )
-    async with as_subscriber(connection, role, [schema_of(ask.type) for ask in asks], seconds):
-        records = await connection.fetch(
-            sql,
-            [_image(row, columns) for row in rows],
-            *([ask.value for ask in of] for of in groups.values()),
-        )
+    records = await _asked(
+        connection,
+        role,
+        [schema_of(ask.type) for ask in asks],
+        seconds,
+        sql,
+        ["bool[]"] * len(groups),
+        [_image(row, columns) for row in rows],
+        *([ask.value for ask in of] for of in groups.values()),
+    )
     return [
         {
             ask: truth

@@ -20,9 +20,10 @@ import asyncpg
 import structlog
 
 from rowcast.capture.costs import SHARE, Costs
-from rowcast.capture.filters import RoleUnavailable, answer
+from rowcast.capture.filters import answer
 from rowcast.capture.judging import Judging, candidates, kept
 from rowcast.db.connection import LOST
+from rowcast.db.roles import RoleUnavailable
 from rowcast.hub.lanes import Lane
 from rowcast.hub.sending import MayRead, Sees
 from rowcast.hub.subscriptions import Subscriptions
