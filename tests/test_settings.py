@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from rowcast.errors import SettingsError
-from rowcast.settings import describe, load
+from rowcast.listing import describe
+from rowcast.settings import load
 from support.keys import key_set, signer
 
 URL = "postgresql://me:a-password@db.example:5432/app?password=another-one"

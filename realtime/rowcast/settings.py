@@ -2,7 +2,6 @@
 once."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Annotated, Any, Final
 
 import msgspec
@@ -25,7 +24,7 @@ from pydantic_settings import (
 from rowcast.auth.apikeys import parse_api_keys
 from rowcast.auth.jwks import Jwks
 from rowcast.auth.keys import secret_key
-from rowcast.db.address import HIDDEN, SCHEMES, fault, shown
+from rowcast.db.address import fault
 from rowcast.errors import SettingsError
 from rowcast.units import Duration, Size
 
@@ -362,39 +361,3 @@ def variables(field: str) -> list[str]:
     alias = Settings.model_fields[field].validation_alias
     assert isinstance(alias, AliasChoices)
     return [str(choice) for choice in alias.choices]
-
-
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """One setting as it stands: secrets hidden, where it came from, and what it is."""
-
-    name: str
-    variable: str
-    value: str
-    source: str
-    description: str
-
-
-def describe(settings: Settings, environment: Mapping[str, str]) -> list[Setting]:
-    """Every setting, in order. ``environment`` is the process's own, to tell it from a .env file."""
-    present = {name.upper() for name in environment}
-    shown = []
-    for name, field in Settings.model_fields.items():
-        names = variables(name)
-        used = next((variable for variable in names if variable.upper() in present), None)
-        if used is not None:
-            source = f"environment, {used}"
-        else:
-            source = ".env file or argument" if name in settings.model_fields_set else "default"
-        value = _show(getattr(settings, name))
-        shown.append(Setting(name, names[0], value, source, field.description or ""))
-    return shown
-
-
-def _show(value: Any) -> str:
-    if isinstance(value, SecretStr):
-        text = value.get_secret_value()
-        if text.partition(":")[0] in SCHEMES:
-            return shown(text)
-        return HIDDEN if text else ""
-    return ",".join(value) if isinstance(value, tuple) else str(value)

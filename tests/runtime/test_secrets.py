@@ -19,8 +19,9 @@ from rowcast.db.connection import connect, unreachable
 from rowcast.db.opening import Opening
 from rowcast.db.pool import create_pool
 from rowcast.errors import SettingsError
+from rowcast.listing import describe
 from rowcast.runtime import configure_logging
-from rowcast.settings import describe, load
+from rowcast.settings import load
 from support import databases
 from support.addresses import NEEDLE, addresses
 from support.tokens import SECRET

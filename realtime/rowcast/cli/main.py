@@ -25,7 +25,8 @@ from rowcast.db.connection import REFUSED, connect, unreachable
 from rowcast.db.migrations import migrate, whats_missing
 from rowcast.db.uninstall import Removal, uninstall
 from rowcast.errors import RowcastError, SettingsError
-from rowcast.settings import Settings, describe, load
+from rowcast.listing import describe
+from rowcast.settings import Settings, load
 from rowcast.units import parse_duration
 
 app = typer.Typer(
