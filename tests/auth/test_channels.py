@@ -76,6 +76,9 @@ async def test_reading_and_writing_are_asked_apart(channels: Channels, database_
     await policies(database_pool, READ + "(true)")
     assert await channels.may_read(request(), presence=True) == BOTH
     assert await channels.may_write(request()) == NEITHER
+    await policies(database_pool, "drop policy p_read on realtime.messages", WRITE + "(true)")
+    assert await channels.may_read(request(), presence=True) == NEITHER
+    assert await channels.may_write(request()) == BOTH
 
 
 @pytest.mark.parametrize("extension", ["broadcast", "presence"])

@@ -14,6 +14,7 @@ import asyncpg
 import structlog
 
 from rowcast.db.connection import REFUSED, Session
+from rowcast.db.roles import RoleUnavailable, as_role, undone
 from rowcast.model.allowed import Allowed, ChannelRequest, ChannelUnavailable
 
 _EXTENSIONS: Final = ("broadcast", "presence")
@@ -22,9 +23,11 @@ _ACQUIRE_SECONDS: Final = 5.0
 
 _PROBE: Final = """insert into realtime.messages (id, topic, extension)
 select * from unnest($1::uuid[], $2::text[], $3::text[])"""
-_READ: Final = "select id, extension from realtime.messages where id = any($1::uuid[])"
-# The role comes last: it may not be allowed to set the others.
-_ASSUME: Final = "select " + ", ".join(
+_READ: Final = "select m.extension from realtime.messages as m where m.id = any ($1)"
+# What names no column asks for no right to read: who may write need not be allowed to.
+_WRITE: Final = """insert into realtime.messages as m (id, topic, extension) values ($1, $2, $3)
+returning ''::text"""
+_SET: Final = "select " + ", ".join(
     f"set_config('{name}', ${number}, true)"
     for number, name in enumerate(
         (
@@ -34,7 +37,6 @@ _ASSUME: Final = "select " + ", ".join(
             "request.jwt.claim.role",
             "request.headers",
             "row_security",
-            "role",
         ),
         start=1,
     )
@@ -61,8 +63,9 @@ class Channels:
             if connection is None:
                 return Allowed()
             await connection.execute(_PROBE, ids, [request.topic] * len(ids), extensions)
-            await self._assume(connection, request)
-            found = {row["extension"] for row in await connection.fetch(_READ, ids)}
+            await self._set(connection, request)
+            read = await as_role(connection, request.claims.role, _READ, ["uuid[]"], ["text"])
+            found = {extension for (extension,) in await connection.fetch(read, ids, request.claims.role)}
             return _allowed(found)
         return Allowed()
 
@@ -73,11 +76,13 @@ class Channels:
         async with self._asking(request) as connection:
             if connection is None:
                 return Allowed()
-            await self._assume(connection, request)
+            await self._set(connection, request)
+            role = request.claims.role
+            write = await as_role(connection, role, _WRITE, ["uuid", "text", "text"], ["text"], writes=True)
             for extension in _EXTENSIONS:
                 with contextlib.suppress(*_REFUSED):
                     async with connection.transaction():
-                        await connection.execute(_PROBE, [uuid.uuid4()], [request.topic], [extension])
+                        await connection.fetch(write, uuid.uuid4(), request.topic, extension, role)
                         allowed.add(extension)
             return _allowed(allowed)
         return Allowed()
@@ -92,14 +97,9 @@ class Channels:
             yield None
             return
         try:
-            async with self._pool.acquire(timeout=_ACQUIRE_SECONDS) as connection:
-                transaction = connection.transaction()
-                await transaction.start()
-                try:
-                    await connection.execute(f"set local statement_timeout = '{self._seconds * 1000:.0f}'")
-                    yield connection
-                finally:
-                    await _end(connection, transaction)
+            async with self._pool.acquire(timeout=_ACQUIRE_SECONDS) as connection, undone(connection):
+                await connection.execute(f"set local statement_timeout = '{self._seconds * 1000:.0f}'")
+                yield connection
         except asyncpg.QueryCanceledError:
             raise ChannelUnavailable("QueryCanceled", "Query was cancelled, please try again") from None
         except asyncpg.CheckViolationError as error:
@@ -116,36 +116,26 @@ class Channels:
         except REFUSED:
             text = "Realtime was unable to connect to the project database"
             raise ChannelUnavailable("UnableToConnectToProject", text) from None
-        except asyncpg.PostgresError as error:
+        except (asyncpg.PostgresError, RoleUnavailable) as error:
             self._failed(error)
 
     @staticmethod
-    def _failed(error: asyncpg.PostgresError) -> None:
+    def _failed(error: Exception) -> None:
         # A name and no text: it may hold what the policy looked at.
         log.warning("policy_failed", table="realtime.messages", error=type(error).__name__)
 
-    async def _assume(self, connection: Session, request: ChannelRequest) -> None:
+    async def _set(self, connection: Session, request: ChannelRequest) -> None:
         claims = request.claims
         sub = claims.raw.get("sub")
         await connection.execute(
-            _ASSUME,
+            _SET,
             request.topic,
             json.dumps(dict(claims.raw)),
             sub if isinstance(sub, str) else "",
             claims.role,
             json.dumps(dict(request.headers)),
             "on",
-            claims.role,
         )
-
-
-async def _end(connection: Session, transaction: asyncpg.transaction.Transaction) -> None:
-    """Roll back, or give the connection up: the role of a client must never stay with it."""
-    try:
-        await transaction.rollback()
-    except BaseException:
-        connection.terminate()
-        raise
 
 
 def _allowed(extensions: Collection[str]) -> Allowed:

@@ -186,7 +186,7 @@ class Filters:
         self, connection: Session, asked: Sequence[Condition], types: Mapping[str, Type], role: str
     ) -> dict[Condition, tuple[bytes, ...]]:
         parts = [
-            probe(condition, types[condition.column], f"$1[{number}]")
+            probe(condition, types[condition.column], f"($1::text[])[{number}]")
             for number, condition in enumerate(asked, start=1)
         ]
         schemas = [schema_of(types[condition.column].type) for condition in asked]
