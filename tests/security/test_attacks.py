@@ -7,7 +7,7 @@ import pytest
 
 from rowcast.auth.channels import Channels
 from rowcast.db.pool import create_pool
-from rowcast.db.roles import as_role, undone
+from rowcast.db.roles import RoleUnavailable, as_role, undone
 from rowcast.model.allowed import Allowed, ChannelRequest
 from rowcast.model.claims import Claims
 from support.streams import streaming, subscribed
@@ -181,3 +181,89 @@ async def test_what_may_not_be_known_of_a_row_reaches_no_log(
     said = capfd.readouterr()
     assert "condition_failed" in said.out + said.err
     assert "a-very-secret-text" not in said.out + said.err
+
+
+async def test_a_cast_to_json_runs_as_the_role_that_captures_and_gets_no_further(
+    migrated: str, owner: asyncpg.Connection
+) -> None:
+    """It can do what that role can: put rows into the outbox. Types of published tables are trusted so."""
+    await owner.execute("""
+        create type odd as enum ('a');
+        create function odd_json(odd) returns json language plpgsql as $$
+        declare
+          attempt text;
+          got text[] := array[current_user::text];
+        begin
+          foreach attempt in array array[
+            'reset role', 'set session authorization default', 'select from public.secrets',
+            'select from rowcast.outbox_0', 'select from rowcast.relations',
+            'insert into public.open values (1)'
+          ] loop
+            begin
+              execute attempt;
+              got := got || attempt;
+            exception when others then null;
+            end;
+          end loop;
+          return to_json(got);
+        end $$;
+        create cast (odd as json) with function odd_json(odd);
+        create table open (n int);
+        create table odds (id int primary key, o odd);
+        grant select on odds to service_role;
+        alter publication supabase_realtime add table odds;
+    """)
+    async with streaming(migrated) as stream:
+        kept = await subscribed(stream, "odds")
+        await owner.execute("insert into odds values (1, 'a')")
+        await kept.until(lambda: bool(kept.changes))
+    assert kept.changes[0]["record"] == {"o": ["rowcast_capture"], "id": 1}
+
+
+async def test_a_filter_that_fails_on_a_hidden_row_says_nothing(
+    migrated: str, owner: asyncpg.Connection
+) -> None:
+    """Filters are asked before policies: what they find of a row that is hidden goes no further."""
+    await owner.execute("""
+        alter table evil enable row level security;
+        create policy later on evil using (id > 1);
+        create or replace function trick(text) returns bool language plpgsql as $$
+        begin
+          if current_user = 'anon' and $1 = 'xa' then raise 'the row says %', $1; end if;
+          return true;
+        end $$
+    """)
+    async with streaming(migrated) as stream:
+        kept = await subscribed(stream, "evil", "d=like.x%", claims=ANON)
+        await owner.execute("insert into evil values (1, 'xa'), (0, 'xb'), (2, 'xb')")
+        await kept.until(lambda: bool(kept.changes))
+        await stream._settle()
+    assert [one["record"] for one in kept.changes] == [{"d": "xb", "id": 2}]
+    assert (kept.told, kept.losses) == ([], 0)
+
+
+async def test_a_server_that_is_no_superuser_asks_for_roles_that_it_is_a_member_of(
+    migrated: str, owner: asyncpg.Connection
+) -> None:
+    login = f"server_{await owner.fetchval('select current_database()')}"
+    await owner.execute(f"""
+        create role {login} login password 'x' noinherit;
+        grant anon to {login};
+        grant usage on schema rowcast to {login};
+        grant execute on all functions in schema rowcast to {login};
+    """)
+    address = migrated.replace("//postgres:", f"//{login}:", 1)
+    connection = await asyncpg.connect(address, user=login, password="x", statement_cache_size=0)
+    try:
+        for escape, passes in (("null", True), (f"execute 'set role {login}'", False)):
+            await set_trick(owner, escape)
+            async with undone(connection):
+                asked = await as_role(connection, "anon", "select public.trick($1)", ["text"], ["bool"])
+                assert await connection.fetchval(asked, "xa", "anon") is passes
+            await is_itself(connection)
+        async with undone(connection):
+            with pytest.raises(RoleUnavailable):
+                await as_role(connection, "authenticated", "select 1", [], ["int"])
+    finally:
+        await connection.close()
+        await owner.execute(f"drop owned by {login}; drop role {login}")

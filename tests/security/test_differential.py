@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import asyncpg
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from websockets.asyncio.client import ClientConnection, connect
 
@@ -462,6 +462,27 @@ async def difference(
     assert difference.hidden > 20
 
 
+#: All of it is heard, by some.
+PLAIN = Case(
+    (("id", "int"), ("a", "text")),
+    True,
+    ("as permissive for select to public using (id % 2 = 0)",),
+    (),
+    tuple(
+        Write(writer, sql)
+        for writer in range(WRITERS)
+        for sql in (
+            f"insert into subject select n * {WRITERS} + {writer}, 'ada' from generate_series(0, 5) as n",
+            "update subject set a = 'bob' where {of}",
+            "delete from subject where {of}",
+            "commit",
+        )
+    ),
+    ((4, None, 0, 0), (3, "ada", 0, 0), (1, None, 0, 1)),
+)
+
+
+@example(case=PLAIN)
 @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 @given(case=cases())
 async def test_who_hears_what_is_who_could_select_it(difference: Difference, case: Case) -> None:
