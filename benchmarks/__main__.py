@@ -4,7 +4,7 @@ import asyncio
 import sys
 from collections.abc import Awaitable, Callable
 
-from benchmarks import latency, matching, visibility, writes
+from benchmarks import fanout, latency, matching, visibility, writes
 from benchmarks.machine import postgres
 from rowcast.dev.postgres import Postgres
 
@@ -40,6 +40,7 @@ def main() -> int:
         *_measure("Delivery", latency.measure),
         *_measure("Matching", matching.measure),
         *_measure("Row level security", visibility.measure),
+        *_measure("Row level security, delivered", fanout.measure),
     ]
     for what in failed:
         print(f"Under its bar twice: {what}", file=sys.stderr)

@@ -28,6 +28,9 @@ _MAX_SLOW: Final = 10_000
 #: So many questions in a row that Postgres did not give up in time, and the table is hidden from the role.
 _STRIKES: Final = 2
 
+#: What was not answered is not seen.
+_MARKS: Final = str.maketrans("eu", "00")
+
 log = structlog.get_logger("rowcast.visibility")
 
 
@@ -249,11 +252,15 @@ class Visibility:
         unread = [row for row, mark in zip(piece.rows, fit, strict=True) if mark == "u"]
         rows = [row for row, mark in zip(piece.rows, fit, strict=True) if mark == "1"]
         left: dict[tuple[int, ...], list[Subject]] = {}
+        whole = len(rows) == len(work.images)
         for subject, line in zip(piece.subjects, lines, strict=True):
             marks = work.marks[subject]
-            for row, mark in zip(rows, line, strict=True):
-                if mark == "1":
-                    marks[row] = ord("1")
+            if whole and not piece.live:
+                marks[:] = line.translate(_MARKS).encode()
+            else:
+                for row, mark in zip(rows, line, strict=True):
+                    if mark == "1":
+                        marks[row] = ord("1")
             work.doubts.failed += line.count("e")
             if unread or "u" in line:
                 again = (*unread, *(row for row, mark in zip(rows, line, strict=True) if mark == "u"))

@@ -4,7 +4,7 @@ The policies are asked on a connection of their own, since what they call is any
 """
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from typing import Protocol
+from typing import Final, Protocol
 
 import asyncpg
 
@@ -15,11 +15,14 @@ from rowcast.model.change import Change, Op, Relation
 from rowcast.model.claims import Subject
 from rowcast.model.reading import Reading, Seen
 
+_SEEN: Final = {row + old: Seen(row == "1", old == "1") for row in "01" for old in "01"}
+
 
 class Verdicts(Protocol):
-    """Which images somebody may see, by their place among those that were given."""
+    """Which images somebody may see: a letter for each that was given, ``1`` for one that is seen."""
 
-    def sees(self, subject: Subject, image: int) -> bool: ...
+    @property
+    def lines(self) -> Mapping[Subject, str]: ...
 
 
 class Visibility(Protocol):
@@ -56,14 +59,17 @@ class Judging:
                 rows.append(row)
                 several |= dict.fromkeys(subjects)
         for relation, (rows, several) in by_relation.items():
-            judged = await self._judge(relation, [batch[row] for row in rows], list(several))
-            for row, by_subject in zip(rows, judged, strict=True):
-                found[row] = {subject: by_subject[subject] for subject in wanted[row]}
+            places, lines = await self._judge(relation, [batch[row] for row in rows], list(several))
+            for row, (at, old) in zip(rows, places, strict=True):
+                found[row] = {
+                    subject: _SEEN[lines[subject][at] + lines[subject][old]] for subject in wanted[row]
+                }
         return found
 
     async def _judge(
         self, relation: Relation, changes: Sequence[Change], subjects: Sequence[Subject]
-    ) -> list[Mapping[Subject, Seen]]:
+    ) -> tuple[list[tuple[int, int]], Mapping[Subject, str]]:
+        """Of each change, which image is that of its row and which that of the old one; and the verdicts."""
         images: list[str] = []
         places: list[tuple[int, int]] = []
         for change in changes:
@@ -79,10 +85,7 @@ class Judging:
         if self._connection is None or self._connection.is_closed():
             self._connection = await self._connect()
         verdicts = await self._visibility.judge(self._connection, relation, images, subjects)
-        return [
-            {subject: Seen(verdicts.sees(subject, row), verdicts.sees(subject, old)) for subject in subjects}
-            for row, old in places
-        ]
+        return places, verdicts.lines
 
     def end(self) -> None:
         """Give the connection up, if there is one."""
