@@ -267,3 +267,30 @@ async def test_a_server_that_is_no_superuser_asks_for_roles_that_it_is_a_member_
     finally:
         await connection.close()
         await owner.execute(f"drop owned by {login}; drop role {login}")
+
+
+async def test_what_is_hidden_shows_in_the_numbers_of_changes_and_in_a_filter_that_it_makes_slow(
+    migrated: str, owner: asyncpg.Connection
+) -> None:
+    """What remains, and is documented."""
+    await owner.execute("""
+        alter table evil enable row level security;
+        create policy later on evil using (id > 1);
+        create or replace function trick(text) returns bool language plpgsql as $$
+        begin
+          if current_user = 'anon' and $1 = 'xa' then perform pg_sleep(60); end if;
+          return true;
+        end $$
+    """)
+    async with streaming(migrated, filter_timeout=0.2) as stream:
+        plain = await subscribed(stream, "evil", claims=ANON)
+        slow = await subscribed(stream, "evil", "d=like.x%", claims=ANON)
+        await owner.execute("insert into evil values (2, 'b'), (0, 'b'), (1, 'b'), (3, 'b')")
+        await plain.until(lambda: len(plain.changes) == 2)
+        first, last = (change["seq"] for change in plain.changes)
+        assert last - first == 3
+        assert slow.told == []
+        await owner.execute("insert into evil values (-1, 'xa')")
+        await slow.until(lambda: bool(slow.told))
+        assert slow.changes == []
+        assert [status for status, _ in slow.told] == ["error"]
