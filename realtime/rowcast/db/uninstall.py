@@ -242,6 +242,9 @@ class _Uninstall:
         await self._schema()
         for schema in ("realtime", "auth"):
             await self._outside(schema)
+        if await self._connection.fetchval("select to_regnamespace('rowcast_admin') is not null"):
+            await self._attempt("the schema rowcast_admin", "drop schema rowcast_admin cascade")
+        # Last, since it is what Postgres may refuse.
         for row in memberships:
             name = row["name"]
             if self._is_ours("role", name) and name not in made_by_admin:
@@ -249,13 +252,11 @@ class _Uninstall:
                 continue
             if name in made_by_admin:
                 self._done.kept.append(f"the role {name}: an administrator made it")
-                self._done.admin_sql.append(f"drop role if exists {name};")
+                self._done.admin_sql.append(f"drop role if exists {name};  -- refused while anything is granted to it")
             else:
                 self._done.kept.append(f"the role {name}: it was there before")
                 if row["own"] and self._is_ours("membership", name):
                     await self._attempt(f"membership in {name}", f"revoke {name} from current_user")
-        if await self._connection.fetchval("select to_regnamespace('rowcast_admin') is not null"):
-            await self._attempt("the schema rowcast_admin", "drop schema rowcast_admin cascade")
 
     async def _made_by_admin(self) -> frozenset[str]:
         if not await self._connection.fetchval("select to_regclass('rowcast_admin.made') is not null"):
