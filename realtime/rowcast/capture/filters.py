@@ -16,7 +16,7 @@ import asyncpg
 
 from rowcast.capture.conditions import MAX_IN, MAX_VALUE, PATTERNS, Type, expression, probe, quoted, schema_of
 from rowcast.db.connection import LOST, Session
-from rowcast.db.roles import RoleUnavailable, as_role, set_role, undone
+from rowcast.db.roles import RoleUnavailable, Stubborn, as_role, end_sessions, set_role, undone, within
 from rowcast.model.binding import Binding
 from rowcast.model.change import Relation
 from rowcast.model.filter import Condition, Op, conditions
@@ -59,6 +59,9 @@ class Filters:
         self._values: OrderedDict[tuple[str, Op, str], tuple[bytes, ...]] = OrderedDict()
         self._kept = 0
         self._types: dict[int, dict[str, Type]] = {}
+        #: Types whose code went on when it was to end, and what is left of it.
+        self._stubborn: set[str] = set()
+        self._left: list[int] = []
 
     async def prepare(
         self,
@@ -116,7 +119,7 @@ class Filters:
         for binding in bindings:
             for condition in conditions(binding.filter) if binding.filter is not None else ():
                 type_ = types.get(condition.column)
-                if type_ is None or not casts(condition, type_.kind):
+                if type_ is None or type_.type in self._stubborn or not casts(condition, type_.kind):
                     continue
                 if (type_.type, condition.op, condition.value) not in self._values:
                     of_type = wanted.setdefault((type_, condition.op is Op.IN), {})
@@ -140,6 +143,9 @@ class Filters:
                 connection, role, [schema_of(type_.type)], _CHECK_SECONDS, sql, ["text[]"], values
             )
         except RoleUnavailable:
+            return
+        except Stubborn as error:
+            self._give_up(error, [type_])
             return
         except asyncpg.PostgresError as error:
             if isinstance(error, LOST):
@@ -167,8 +173,14 @@ class Filters:
     ) -> dict[Condition, tuple[bytes, ...]]:
         """Have Postgres cast the values and look at the operators, all at once; one by one to find a
         fault."""
-        try:
-            return await self._cast(connection, asked, types, role)
+        used = [types[condition.column] for condition in asked]
+        if not self._stubborn.isdisjoint(type_.type for type_ in used):
+            if len(asked) == 1:
+                raise _too_long(used[0])
+        else:
+            await end_sessions(connection, self._left)
+            try:
+                return await self._cast(connection, asked, types, role)
         except RoleUnavailable as error:
             raise FilterError(str(error), "42501", "insufficient_privilege") from None
         except asyncpg.PostgresError as error:
@@ -230,7 +242,7 @@ async def _asked(
     captured under.
 
     ``columns`` are the types of what is given. ``seconds`` bounds each statement. Raises RoleUnavailable
-    where the role cannot be assumed.
+    where the role cannot be assumed, and Stubborn.
     """
     path = list(dict.fromkeys(["pg_catalog", *schemas]))
     async with undone(connection) if len(path) > 1 else connection.transaction(readonly=True):
@@ -240,7 +252,8 @@ async def _asked(
         )
         if len(path) > 1:
             statement = await as_role(connection, role, sql, ["text[]"] * len(values), columns)
-            return list(await connection.fetch(statement, *values, role))
+            async with within(connection, seconds):
+                return list(await connection.fetch(statement, *values, role))
         # Nothing but Postgres' own code is called.
         await set_role(connection, role)
         return list(await connection.fetch(sql, *values))
@@ -249,8 +262,8 @@ async def _asked(
 async def answer(
     connection: Session, role: str, asks: Sequence[Ask], rows: Sequence[Row], seconds: float
 ) -> list[dict[Ask, Truth]]:
-    """What Postgres says of each row. Raises ``asyncpg.QueryCanceledError`` after ``seconds``, and
-    RoleUnavailable.
+    """What Postgres says of each row. Raises ``asyncpg.QueryCanceledError`` after ``seconds``,
+    RoleUnavailable and Stubborn.
 
     Only the columns that are asked about are sent: nothing else of a row can be in the way.
     """

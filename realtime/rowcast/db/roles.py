@@ -5,6 +5,7 @@ mere `set role` such code says `reset role`, and is the superuser. So the statem
 the role's, security definer, where Postgres lets nobody change the role.
 """
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Final
@@ -19,6 +20,12 @@ _LEFT: Final = (
     "select pg_advisory_unlock_all(),"
     " (select array_agg(quote_ident(name)) from pg_prepared_statements where from_sql) as statements"
 )
+_END_SESSIONS: Final = """
+select pg_terminate_backend(pid) from pg_stat_activity
+where pid = any ($1) and datname = current_database() and usename = session_user
+"""
+#: A statement that was told to end and did not is waited for so much longer, in seconds.
+_PATIENCE: Final = 1.0
 
 
 class RoleUnavailable(Exception):
@@ -29,6 +36,15 @@ class RoleUnavailable(Exception):
         self.role = role
 
 
+class Stubborn(Exception):
+    """Code that went on when Postgres told it to end. Its connection was given up; the session of its backend,
+    ``pid``, is still to be ended."""
+
+    def __init__(self, pid: int) -> None:
+        super().__init__(f"backend {pid} did not end what it was told to")
+        self.pid = pid
+
+
 @contextlib.asynccontextmanager
 async def undone(connection: Session) -> AsyncIterator[None]:
     """A transaction of which nothing stays, nor of what code in it left in the session."""
@@ -36,8 +52,32 @@ async def undone(connection: Session) -> AsyncIterator[None]:
     await transaction.start()
     try:
         yield
-    finally:
+    except asyncio.CancelledError:
+        # Something of it may still run, under the role.
+        connection.terminate()
+        raise
+    except BaseException:
         await _end(connection, transaction)
+        raise
+    await _end(connection, transaction)
+
+
+@contextlib.asynccontextmanager
+async def within(connection: Session, seconds: float) -> AsyncIterator[None]:
+    """Give code that Postgres ends after ``seconds`` little more than these. Raises Stubborn."""
+    pid = await connection.fetchval("select pg_backend_pid()")
+    try:
+        async with asyncio.timeout(seconds + _PATIENCE):
+            yield
+    except TimeoutError:
+        raise Stubborn(pid) from None
+
+
+async def end_sessions(connection: Session, pids: list[int]) -> None:
+    """End backends that were stubborn, and forget them."""
+    if pids:
+        await connection.execute(_END_SESSIONS, pids)
+        pids.clear()
 
 
 async def as_role(

@@ -252,7 +252,8 @@ class _Uninstall:
                 continue
             if name in made_by_admin:
                 self._done.kept.append(f"the role {name}: an administrator made it")
-                self._done.admin_sql.append(f"drop role if exists {name};  -- refused while anything is granted to it")
+                while_granted = "  -- refused while anything is granted to it"
+                self._done.admin_sql.append(f"drop role if exists {name};{while_granted}")
             else:
                 self._done.kept.append(f"the role {name}: it was there before")
                 if row["own"] and self._is_ours("membership", name):
