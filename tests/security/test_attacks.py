@@ -185,6 +185,7 @@ async def hear_of_a_row_that_raises(migrated: str, owner: asyncpg.Connection) ->
             end $$
         """)
         await owner.execute("insert into evil values (1, 'a-very-secret-text')")
+        await stream._settle()
         await owner.execute("insert into evil values (2, 'open')")
         await kept.until(lambda: bool(kept.changes) and kept.changes[-1]["record"]["id"] == 2)
         assert [one["record"]["id"] for one in kept.changes] == [2]
@@ -301,3 +302,49 @@ async def test_what_is_hidden_shows_in_the_numbers_of_changes_and_in_a_filter_th
         await slow.until(lambda: bool(slow.told))
         assert slow.changes == []
         assert [status for status, _ in slow.told] == ["error"]
+
+
+STUBBORN = """
+create or replace function trick(text) returns bool language plpgsql as $$
+begin
+  while current_user = 'anon' and $1 = 'xa' loop
+    begin perform pg_sleep(60); exception when query_canceled then null; end;
+  end loop;
+  return true;
+end $$
+"""
+SPINNING = """select count(*) from pg_stat_activity where datname = current_database()
+and state = 'active' and query like '%rowcast_question%' and pid <> pg_backend_pid()"""
+
+
+async def test_a_type_that_will_not_be_cancelled_holds_nobody_up_when_rows_are_read(
+    migrated: str, owner: asyncpg.Connection
+) -> None:
+    async with streaming(migrated, filter_timeout=0.2) as stream:
+        stubborn = await subscribed(stream, "evil", "d=like.x%", claims=ANON)
+        await owner.execute(
+            "create table good (id int primary key, t text); grant select on good to anon;"
+            "alter publication supabase_realtime add table good"
+        )
+        good = await subscribed(stream, "good", "t=like.x%", claims=ANON)
+        await owner.execute(STUBBORN)
+        await owner.execute("insert into evil values (1, 'xa')")
+        await owner.execute("insert into good values (1, 'xa')")
+        await good.until(lambda: bool(good.changes))
+        assert (stubborn.changes, [status for status, _ in stubborn.told]) == ([], ["error"])
+        assert await owner.fetchval(SPINNING) == 0
+
+
+async def test_a_type_that_will_not_be_cancelled_is_asked_once_when_filters_are_made(
+    migrated: str, owner: asyncpg.Connection
+) -> None:
+    await owner.execute(STUBBORN)
+    refusals = []
+    async with streaming(migrated) as stream:
+        for filter_ in ("d=eq.xa", "d=eq.xb", "id=eq.1"):
+            try:
+                await subscribed(stream, "evil", filter_, claims=ANON)
+            except AssertionError as error:
+                refusals.append(str(error))
+        assert await owner.fetchval(SPINNING) == 0
+    assert ["57014" in text for text in refusals] == [True, True]

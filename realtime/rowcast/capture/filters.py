@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import Final
 
 import asyncpg
+import structlog
 
 from rowcast.capture.conditions import MAX_IN, MAX_VALUE, PATTERNS, Type, expression, probe, quoted, schema_of
 from rowcast.db.connection import LOST, Session
@@ -42,6 +43,8 @@ _CHECK_SECONDS: Final = 2.0
 #: Classes of SQLSTATE that say something of a statement: of its data, its syntax and rights, what it raised.
 _FAULTS: Final = frozenset({"0A", "22", "23", "2B", "42", "P0", "54"})
 _TRUTHS: Final = frozenset({"null", "true", "false", "unknown"})
+
+log = structlog.get_logger("rowcast.filters")
 
 
 class FilterError(Exception):
@@ -145,7 +148,7 @@ class Filters:
         except RoleUnavailable:
             return
         except Stubborn as error:
-            self._give_up(error, [type_])
+            self._give_up(error, type_)
             return
         except asyncpg.PostgresError as error:
             if isinstance(error, LOST):
@@ -173,22 +176,26 @@ class Filters:
     ) -> dict[Condition, tuple[bytes, ...]]:
         """Have Postgres cast the values and look at the operators, all at once; one by one to find a
         fault."""
-        used = [types[condition.column] for condition in asked]
-        if not self._stubborn.isdisjoint(type_.type for type_ in used):
-            if len(asked) == 1:
-                raise _too_long(used[0])
-        else:
-            await end_sessions(connection, self._left)
+        await end_sessions(connection, self._left)
+        type_ = types[asked[0].column]
+        if len(asked) == 1 and type_.type in self._stubborn:
+            raise FilterError(f"{type_.shown} takes too long to be read", "57014", "query_canceled")
+        # Whose code does not end when it is told to must be known.
+        if len(asked) == 1 or not any(is_of_others(types[one.column].type) for one in asked):
             try:
                 return await self._cast(connection, asked, types, role)
-        except RoleUnavailable as error:
-            raise FilterError(str(error), "42501", "insufficient_privilege") from None
-        except asyncpg.PostgresError as error:
-            # A lost connection, a server without room, a time limit: nothing that the filter is to blame for.
-            if (error.sqlstate or "")[:2] not in _FAULTS:
-                raise
-            if len(asked) == 1:
-                raise _fault(error, asked[0], types[asked[0].column]) from None
+            except RoleUnavailable as error:
+                raise FilterError(str(error), "42501", "insufficient_privilege") from None
+            except Stubborn as error:
+                self._give_up(error, type_)
+                raise FilterError(str(error), "57014", "query_canceled") from None
+            except asyncpg.PostgresError as error:
+                # A lost connection, a server without room, a time limit: nothing that the filter is to blame
+                # for.
+                if (error.sqlstate or "")[:2] not in _FAULTS:
+                    raise
+                if len(asked) == 1:
+                    raise _fault(error, asked[0], type_) from None
         found: dict[Condition, tuple[bytes, ...]] = {}
         for condition in asked:
             found |= await self._ask(connection, [condition], types, role)
@@ -222,11 +229,22 @@ class Filters:
                 self._keep((type_.type, condition.op, condition.value), raws)
         return found
 
+    def _give_up(self, error: Stubborn, type_: Type) -> None:
+        """Ask nothing more of a type until the server starts again."""
+        log.error("type_not_cancelled", type=type_.type)
+        self._stubborn.add(type_.type)
+        self._left.append(error.pid)
+
     def _keep(self, key: tuple[str, Op, str], raws: tuple[bytes, ...]) -> None:
         self._kept += _size(key, raws) - _size(key, self._values.pop(key, None))
         self._values[key] = raws
         while self._kept > _KEPT_BYTES:
             self._kept -= _size(*self._values.popitem(last=False))
+
+
+def is_of_others(type_: str) -> bool:
+    """Whether reading or comparing values of a type may call code that is not Postgres' own."""
+    return schema_of(type_) != "pg_catalog"
 
 
 async def _asked(

@@ -20,10 +20,10 @@ import asyncpg
 import structlog
 
 from rowcast.capture.costs import SHARE, Costs
-from rowcast.capture.filters import answer
+from rowcast.capture.filters import answer, is_of_others
 from rowcast.capture.judging import Judging, candidates, kept
 from rowcast.db.connection import LOST
-from rowcast.db.roles import RoleUnavailable
+from rowcast.db.roles import RoleUnavailable, Stubborn, end_sessions
 from rowcast.hub.lanes import Lane
 from rowcast.hub.sending import MayRead, Sees
 from rowcast.hub.subscriptions import Subscriptions
@@ -90,6 +90,8 @@ class Questions:
         self._waiting: deque[Change] = deque()
         self._size = 0
         self._taken = self._sent = 0
+        #: Backends of conditions that did not end when they were told to.
+        self._left: list[int] = []
         self._more = asyncio.Event()
         self._turn = asyncio.Event()
         #: From where to resume while changes wait here; None while none does.
@@ -139,6 +141,7 @@ class Questions:
         """Answer until the connection is lost; raises then. Call again to go on."""
         connection = await connecting
         try:
+            await end_sessions(connection, self._left)
             on_ready()
             while True:
                 while not self._waiting:
@@ -244,6 +247,13 @@ class Questions:
         began = _now()
         try:
             given = await answer(connection, question.role, question.asks, rows, self._seconds)
+        except Stubborn as error:
+            self._left.append(error.pid)
+            for ask in question.asks:
+                if is_of_others(ask.type):
+                    self._costs.switch_off(question.relation.id, ask, _now())
+                    self._drop(question.relation, ask, self._costs.too_slow(ask))
+            raise asyncpg.InterfaceError(str(error)) from None
         except asyncpg.PostgresError as error:
             if isinstance(error, LOST):
                 raise

@@ -37,8 +37,8 @@ class RoleUnavailable(Exception):
 
 
 class Stubborn(Exception):
-    """Code that went on when Postgres told it to end. Its connection was given up; the session of its backend,
-    ``pid``, is still to be ended."""
+    """Code that went on when Postgres told it to end. Its connection was given up; the session of its
+    backend, ``pid``, is still to be ended."""
 
     def __init__(self, pid: int) -> None:
         super().__init__(f"backend {pid} did not end what it was told to")
@@ -52,7 +52,7 @@ async def undone(connection: Session) -> AsyncIterator[None]:
     await transaction.start()
     try:
         yield
-    except asyncio.CancelledError:
+    except (asyncio.CancelledError, Stubborn):
         # Something of it may still run, under the role.
         connection.terminate()
         raise
