@@ -33,9 +33,22 @@ _SETTINGS = {
     "tcp_keepalives_interval": "2",
     "tcp_keepalives_count": "3",
     "tcp_user_timeout": "10000",
+    # Whatever was set for the role or the database, against forgotten sessions or for old programs.
+    "statement_timeout": "0",
+    "idle_in_transaction_session_timeout": "0",
+    "idle_session_timeout": "0",
+    "standard_conforming_strings": "on",
 }
 _SET = ", ".join(f"set_config('{name}', '{value}', false)" for name, value in _SETTINGS.items())
 _STANDBY = "select pg_is_in_recovery()"
+
+#: The same for one transaction that takes its time. It leaves lock_timeout: that is for the others.
+UNHURRIED = """
+select set_config(s.name, case s.name when 'standard_conforming_strings' then 'on' else '0' end, true)
+from pg_settings as s
+where s.name in ('statement_timeout', 'idle_in_transaction_session_timeout', 'transaction_timeout',
+                 'standard_conforming_strings')
+"""
 
 #: A connection of our own, or one lent by the pool.
 Session = asyncpg.Connection | asyncpg.pool.PoolConnectionProxy

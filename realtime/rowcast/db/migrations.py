@@ -16,7 +16,7 @@ import asyncpg
 
 from rowcast import __version__
 from rowcast.db import notes
-from rowcast.db.connection import ADVISORY_MIGRATE, connect
+from rowcast.db.connection import ADVISORY_MIGRATE, UNHURRIED, connect
 from rowcast.db.ledger import Applied, Ledger, Script, plan
 from rowcast.db.rights import HINT, Missing, missing
 from rowcast.errors import MigrationError
@@ -161,6 +161,7 @@ async def alone(dsn: str, *locks: int) -> AsyncIterator[None]:
     try:
         while True:
             async with connection.transaction():
+                await connection.execute(UNHURRIED)
                 # Trying, not waiting: a statement that waits for a lock holds a snapshot, and with it vacuum.
                 if await connection.fetchval(_TRY_LOCKS, wanted):
                     yield
@@ -201,6 +202,7 @@ async def _run(connection: asyncpg.Connection, planned: Sequence[Script], releas
         if script.version is None:
             continue
         async with connection.transaction():
+            await connection.execute(UNHURRIED)
             await connection.execute(script.sql)
             await connection.execute(
                 "insert into rowcast.migrations (version, name, checksum, release, beside)"
@@ -212,6 +214,7 @@ async def _run(connection: asyncpg.Connection, planned: Sequence[Script], releas
                 script.beside or release,
             )
     async with connection.transaction():
+        await connection.execute(UNHURRIED)
         for script in planned:
             if script.version is not None:
                 continue

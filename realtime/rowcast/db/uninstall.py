@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import asyncpg
 
-from rowcast.db.connection import ADVISORY_NODE, ADVISORY_TABLES, connect
+from rowcast.db.connection import ADVISORY_NODE, ADVISORY_TABLES, UNHURRIED, connect
 from rowcast.db.migrations import alone, check_owner
 from rowcast.db.notes import API_ROLES, FUNCTION, MESSAGES, OWN_MEMBERSHIP, PUBLICATION, ROLES
 from rowcast.errors import UninstallError
@@ -22,6 +22,7 @@ _LOCK_TIMEOUT = "200ms"
 _PATIENCE = 30.0
 _RETRY = (0.05, 1.0)
 
+_STANDS = "select to_regclass('rowcast.notes') is not null"
 _SERVERS = """
 select distinct l.pid, coalesce(host(a.client_addr), 'this host') as host
 from pg_locks as l left join pg_stat_activity as a on a.pid = l.pid
@@ -111,7 +112,7 @@ async def uninstall(dsn: str, *, force: bool = False) -> Removal | None:
     """
     connection = await connect(dsn, purpose="uninstall", pooled=True)
     try:
-        if not await connection.fetchval("select to_regclass('rowcast.notes') is not null"):
+        if not await connection.fetchval(_STANDS):
             if await connection.fetchval("select to_regnamespace('rowcast') is null"):
                 return None
             raise UninstallError("An older Rowcast migrated this database. Run `rowcast migrate` first.")
@@ -122,6 +123,9 @@ async def uninstall(dsn: str, *, force: bool = False) -> Removal | None:
             raise UninstallError(f"Servers are connected: {named}. Stop them first, or give --force.")
         # Servers that go on leave the triggers alone while this is held.
         async with alone(dsn, ADVISORY_TABLES):
+            # Another run may have ended meanwhile.
+            if not await connection.fetchval(_STANDS):
+                return None
             return await _Uninstall(connection).run()
     finally:
         await connection.close()
@@ -155,6 +159,7 @@ class _Uninstall:
             before = Removal(list(self._done.removed), list(self._done.kept), list(self._done.admin_sql))
             try:
                 async with self._connection.transaction():
+                    await self._execute(UNHURRIED)
                     await self._execute(f"set local lock_timeout = '{_LOCK_TIMEOUT}'")
                     await self._execute("set local search_path = pg_catalog, pg_temp")
                     # Our own event trigger is not to put back what is taken out.
