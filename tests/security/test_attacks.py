@@ -10,7 +10,7 @@ from structlog.testing import capture_logs
 from rowcast.auth.channels import Channels
 from rowcast.db.pool import create_pool
 from rowcast.db.roles import RoleUnavailable, as_role, undone
-from rowcast.model.allowed import Allowed, ChannelRequest
+from rowcast.model.allowed import Allowed, ChannelRequest, ChannelUnavailable
 from rowcast.model.claims import Claims
 from support.streams import streaming, subscribed
 
@@ -348,3 +348,17 @@ async def test_a_type_that_will_not_be_cancelled_is_asked_once_when_filters_are_
                 refusals.append(str(error))
         assert await owner.fetchval(SPINNING) == 0
     assert ["57014" in text for text in refusals] == [True, True]
+
+
+async def test_a_policy_on_private_channels_that_will_not_be_cancelled_is_ended(
+    migrated: str, owner: asyncpg.Connection
+) -> None:
+    await owner.execute("create policy reads on realtime.messages for select using (trick('xa'))")
+    await owner.execute(STUBBORN)
+    pool = await create_pool(migrated, 1)
+    with pytest.raises(ChannelUnavailable, match="Query was cancelled"):
+        await Channels(pool, ["anon"], seconds=0.1).may_read(ChannelRequest("room", ANON, {}), presence=True)
+    async with pool.acquire() as connection:
+        await is_itself(connection)
+    pool.terminate()
+    assert await owner.fetchval(SPINNING) == 0

@@ -14,7 +14,7 @@ import asyncpg
 import structlog
 
 from rowcast.db.connection import REFUSED, Session
-from rowcast.db.roles import RoleUnavailable, as_role, undone
+from rowcast.db.roles import RoleUnavailable, Stubborn, as_role, end_sessions, undone, within
 from rowcast.model.allowed import Allowed, ChannelRequest, ChannelUnavailable
 
 _EXTENSIONS: Final = ("broadcast", "presence")
@@ -65,7 +65,8 @@ class Channels:
             await connection.execute(_PROBE, ids, [request.topic] * len(ids), extensions)
             await self._set(connection, request)
             read = await as_role(connection, request.claims.role, _READ, ["uuid[]"], ["text"])
-            found = {extension for (extension,) in await connection.fetch(read, ids, request.claims.role)}
+            async with within(connection, self._seconds):
+                found = {extension for (extension,) in await connection.fetch(read, ids, request.claims.role)}
             return _allowed(found)
         return Allowed()
 
@@ -81,7 +82,7 @@ class Channels:
             write = await as_role(connection, role, _WRITE, ["uuid", "text", "text"], ["text"], writes=True)
             for extension in _EXTENSIONS:
                 with contextlib.suppress(*_REFUSED):
-                    async with connection.transaction():
+                    async with connection.transaction(), within(connection, self._seconds):
                         await connection.fetch(write, uuid.uuid4(), request.topic, extension, role)
                         allowed.add(extension)
             return _allowed(allowed)
@@ -100,7 +101,9 @@ class Channels:
             async with self._pool.acquire(timeout=_ACQUIRE_SECONDS) as connection, undone(connection):
                 await connection.execute(f"set local statement_timeout = '{self._seconds * 1000:.0f}'")
                 yield connection
-        except asyncpg.QueryCanceledError:
+        except (asyncpg.QueryCanceledError, Stubborn) as error:
+            if isinstance(error, Stubborn):
+                await self._end_session(error)
             raise ChannelUnavailable("QueryCanceled", "Query was cancelled, please try again") from None
         except asyncpg.CheckViolationError as error:
             if error.constraint_name is None and error.table_name == "messages":
@@ -118,6 +121,11 @@ class Channels:
             raise ChannelUnavailable("UnableToConnectToProject", text) from None
         except (asyncpg.PostgresError, RoleUnavailable) as error:
             self._failed(error)
+
+    async def _end_session(self, error: Stubborn) -> None:
+        with contextlib.suppress(*REFUSED):
+            async with self._pool.acquire(timeout=_ACQUIRE_SECONDS) as connection:
+                await end_sessions(connection, [error.pid])
 
     @staticmethod
     def _failed(error: Exception) -> None:
