@@ -8,6 +8,7 @@ import pytest
 from rowcast.db.connection import ADVISORY_MIGRATE, connect
 from rowcast.db.migrations import migrate
 from rowcast.db.uninstall import uninstall
+from rowcast.errors import DatabaseError
 from support import databases
 
 pytestmark = pytest.mark.anyio
@@ -43,6 +44,14 @@ async def test_sessions_of_ours_are_not_ended_by_what_is_set_for_those_that_are_
             assert await connection.fetchval("select current_setting($1)", setting) == "0"
     finally:
         await connection.close()
+
+
+@pytest.mark.parametrize("pooled", [False, True])
+async def test_a_role_that_may_only_read_is_told_how_it_may_write(database: str, pooled: bool) -> None:
+    administer(database, "default_transaction_read_only = on")
+    with pytest.raises(DatabaseError) as refused:
+        await connect(database, purpose="test", pooled=pooled)
+    assert "SET default_transaction_read_only = off" in str(refused.value)
 
 
 async def test_who_uninstalls_while_another_does_finds_nothing_left(migrated: str) -> None:

@@ -40,7 +40,7 @@ _SETTINGS = {
     "standard_conforming_strings": "on",
 }
 _SET = ", ".join(f"set_config('{name}', '{value}', false)" for name, value in _SETTINGS.items())
-_STANDBY = "select pg_is_in_recovery()"
+_STATE = "select pg_is_in_recovery() as standby, current_setting('transaction_read_only')::bool as read_only"
 
 #: The same for one transaction that takes its time. It leaves lock_timeout: that is for the others.
 UNHURRIED = """
@@ -112,7 +112,8 @@ async def connect(
     unbounded statement would wait on it for ever.
 
     Raises DatabaseError when trying again is of no use until somebody mends something: wrong password, no
-    such database, a certificate that is not to be trusted, a standby. Raises one of REFUSED otherwise.
+    such database, a certificate that is not to be trusted, a standby, a role that may only read. Raises one
+    of REFUSED otherwise.
     """
     _check_files(dsn)
     try:
@@ -125,7 +126,7 @@ async def connect(
                 server_settings={"application_name": f"rowcast {purpose}"},
             )
             try:
-                standby = await connection.fetchval(_STANDBY if pooled else f"{_STANDBY}, {_SET}")
+                state = await connection.fetchrow(_STATE if pooled else f"{_STATE}, {_SET}")
             except BaseException:
                 connection.terminate()
                 raise
@@ -133,11 +134,18 @@ async def connect(
         if (reason := _final(dsn, error)) is not None:
             raise DatabaseError(reason) from None
         raise
-    if standby:
+    assert state is not None
+    if state["standby"]:
         connection.terminate()
         raise DatabaseError(
             f"Postgres at {place(dsn)} is a standby, where nothing can be written. Point DATABASE_URL at the "
             "primary; of several hosts, ?target_session_attrs=primary finds it."
+        )
+    if state["read_only"]:
+        connection.terminate()
+        raise DatabaseError(
+            f"Postgres at {place(dsn)} lets this role only read: default_transaction_read_only is on. Let it "
+            "write, by ALTER ROLE … IN DATABASE … SET default_transaction_read_only = off."
         )
     return connection
 
