@@ -73,8 +73,8 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
      where p.pronamespace = 'rowcast'::regnamespace and p.proname in ('pin', 'unpin', 'drawn_order', 'stop_if_full')
        and not has_function_privilege(o.role, p.oid, 'execute') limit 1),
     case when rowcast.outbox_full() then
-      'the outbox has twice the size of ROWCAST_RETENTION_SIZE, and is not trimmed while a transaction that wrote '
-      'stays open: changes are not captured until it ends' end)
+      'the outbox has twice the size of ROWCAST_RETENTION_SIZE, and is not trimmed while a transaction that wrote, '
+      'or one that reads the outbox as pg_dump does, stays open: changes are not captured until it ends' end)
 $$;
 
 -- The database that the outbox was written in; null before the first lease.

@@ -99,6 +99,29 @@ async def test_a_reader_that_lags_finds_a_bounded_outbox_and_says_that_changes_a
     await connection.close()
 
 
+async def test_a_dump_holds_trimming_back_and_is_named(migrated: str) -> None:
+    connection, dump = await asyncpg.connect(migrated), await asyncpg.connect(migrated)
+    await connection.execute(TABLE)
+    async with streaming(migrated, size=MEGABYTE, age=0.5) as stream:
+        # As pg_dump does of every table, whether its rows are dumped or not.
+        await dump.execute(
+            "begin read only;"
+            " lock table rowcast.outbox_0, rowcast.outbox_1, rowcast.outbox_2 in access share mode"
+        )
+        n = 0
+        async with asyncio.timeout(60):
+            while "capture" not in stream.faults():
+                await connection.execute(FILL, n * 500)
+                n += 1
+        assert "pg_dump" in stream.faults()["capture"]
+        await dump.execute("commit")
+        async with asyncio.timeout(30):
+            while stream.faults():  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+    await dump.close()
+    await connection.close()
+
+
 @pytest.mark.parametrize("elsewhere", [False, True])
 async def test_an_open_transaction_that_wrote_holds_trimming_back_but_not_delivery_nor_the_bound(
     migrated: str, postgres: str, elsewhere: bool
