@@ -81,6 +81,19 @@ async def test_a_table_that_is_not_there_is_one_line_and_an_exit_code(migrated: 
     assert "Traceback" not in error
 
 
+async def test_a_table_is_unwatched_only_where_rowcast_is(database: str, run: Run) -> None:
+    tried = await run(database, "unwatch", "things")
+    apart = await run(database, "watch", "things", ROWCAST_MIGRATE="off")
+    for code, _, error in (tried, apart):
+        assert (code, error) == (
+            1,
+            "This database was not migrated. Run `rowcast migrate` or `rowcast serve`.\n",
+        )
+    connection = await asyncpg.connect(database)
+    assert await connection.fetchval("select to_regnamespace('rowcast') is null")
+    await connection.close()
+
+
 async def test_a_token_is_one_that_the_server_accepts(run: Run) -> None:
     arguments = ("token", "--role", "authenticated", "--sub", "u1", "--expires", "2h")
     code, out, _ = await run("postgresql://unused", *arguments)

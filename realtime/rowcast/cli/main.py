@@ -22,12 +22,14 @@ from rowcast.capture.tables import Status, status
 from rowcast.capture.watching import Outcome, unwatch, watch
 from rowcast.db.address import place
 from rowcast.db.connection import REFUSED, connect, unreachable
-from rowcast.db.migrations import migrate, whats_missing
+from rowcast.db.migrations import is_migrated, migrate, whats_missing
 from rowcast.db.uninstall import Removal, uninstall
 from rowcast.errors import RowcastError, SettingsError
 from rowcast.listing import describe
 from rowcast.settings import Settings, load
 from rowcast.units import parse_duration
+
+_NOT_MIGRATED = "This database was not migrated. Run `rowcast migrate` or `rowcast serve`."
 
 app = typer.Typer(
     help="A self-hosted realtime server for Postgres.", no_args_is_help=True, pretty_exceptions_enable=False
@@ -165,14 +167,18 @@ def watch_(
 @app.command("unwatch")
 def unwatch_(tables: Annotated[list[str], typer.Argument(help="Names: table or schema.table.")]) -> None:
     """Stop capturing changes of tables."""
-    _each(tables, unwatch, "no longer captured")
+    _each(tables, unwatch, "no longer captured", begins=False)
 
 
-def _each(names: list[str], action: Any, what: str) -> None:
+def _each(names: list[str], action: Any, what: str, *, begins: bool = True) -> None:
     settings = _settings()
 
     async def work() -> None:
-        await migrate(settings.direct_dsn, beside=True)
+        # Who takes a table out, or migrates apart, does not mean to put Rowcast in.
+        if not ((begins and settings.migrate) or await is_migrated(settings.direct_dsn)):
+            raise RowcastError(_NOT_MIGRATED)
+        if settings.migrate:
+            await migrate(settings.direct_dsn, beside=True)
         connection = await connect(settings.direct_dsn, purpose="command", pooled=True)
         try:
             for name in names:
@@ -195,9 +201,7 @@ def tables(as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = F
         connection = await connect(settings.direct_dsn, purpose="command", pooled=True)
         try:
             if not await connection.fetchval("select to_regclass('rowcast.migrations') is not null"):
-                raise RowcastError(
-                    "This database was not migrated. Run `rowcast migrate` or `rowcast serve`."
-                )
+                raise RowcastError(_NOT_MIGRATED)
             return await status(connection)
         finally:
             await connection.close()
