@@ -143,12 +143,12 @@ async def test_our_sessions_hold_no_snapshot_over_their_life(migrated: str) -> N
     oldest = 0
     async with streaming(migrated, age=1.0) as stream:
         kept = await subscribed(stream, "things")
-        for n in range(400):
+        for n in range(2000):
             await connection.execute("insert into things (id) values ($1)", n)
-            if n % 100 == 50:
+            if n % 500 == 250:
                 await connection.execute(f"alter table things add column c{n} int")
             oldest = max(oldest, await connection.fetchval(held))
-        await kept.until(lambda: len(kept.changes) == 400)
-    # A snapshot lives as long as one statement: over hundreds of transactions none was kept.
-    assert oldest < 100
+        await kept.until(lambda: len(kept.changes) == 2000)
+    # A snapshot lives as long as one statement: over thousands of transactions none was kept.
+    assert oldest < 1000
     await connection.close()

@@ -67,7 +67,7 @@ class Client:
         """Assert what comes next; its payload."""
         said = await self.hear()
         fault = mismatch(said, frame(self.version, topic, event, payload, ref, join_ref))
-        assert fault is None, fault
+        assert fault is None, f"{fault} in {said}"
         return said["payload"] if self.version is Version.V1 else said[4]
 
     async def join(self, topic: str, *entries: Any, ref: str = "1", **payload: Any) -> list[int]:
@@ -86,7 +86,7 @@ class Client:
         ]
         reply = {"status": "ok", "response": {"postgres_changes": echo}}
         fault = mismatch(said, frame(self.version, topic, "phx_reply", reply, ref, ref))
-        assert fault is None, fault
+        assert fault is None, f"{fault} in {said}"
         for number, entry in zip(ids, kept, strict=True):
             assert self._ids.setdefault(json.dumps(entry, sort_keys=True), number) == number
         assert len(set(self._ids.values())) == len(self._ids)

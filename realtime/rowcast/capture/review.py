@@ -54,10 +54,13 @@ class Review:
         self._settle, self._read_once, self._attach = settle, read_once, attach
         self._stood: dict[Place, frozenset[Table]] = {}
         self._asleep: dict[Subscriber, tuple[Subject, dict[Binding, None]]] = {}
+        #: Who subscribed since the catalog was looked at last.
+        self._fresh: set[Subscriber] = set()
 
-    def stands(self, binding: Binding, accepted: Accepted) -> bool:
+    def stands(self, subscriber: Subscriber, binding: Binding, accepted: Accepted) -> bool:
         """A binding was accepted for what its name stood for. Whether that is what is known; if not, look
         again."""
+        self._fresh.add(subscriber)
         place = (binding.schema, binding.table)
         known = self._stood.setdefault(place, accepted.tables)
         self._stood[place] = accepted.tables
@@ -79,18 +82,24 @@ class Review:
     def forget(self, subscriber: Subscriber) -> None:
         """A subscriber is gone, or subscribes anew."""
         self._asleep.pop(subscriber, None)
+        self._fresh.discard(subscriber)
 
     async def hold(self, connection: Session) -> None:
         """Look at everything that may have changed. Call when the catalog did, and from time to time."""
         before, versions = dict(self._stood), self._audiences.versions()
+        self._fresh.clear()
         if not before and not self._asleep:
             return
         tables = await self._acceptance.catalog(connection)
         named = Named(tables)
         now = {place: frozenset(named.at(*place)) for place in self._audiences.places()}
         changed = {place for place in now if before.get(place, now[place]) != now[place]}
+        # Who subscribed meanwhile was accepted for what stands now, and told so.
         affected = {
-            subscriber: None for place in changed for subscriber in self._audiences.at(place)
+            subscriber: None
+            for place in changed
+            for subscriber in self._audiences.at(place)
+            if subscriber not in self._fresh
         } | dict.fromkeys(self._asleep)
         verdicts: _Verdicts = {}
         for number, subscriber in enumerate(affected, start=1):

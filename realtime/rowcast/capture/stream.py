@@ -153,7 +153,7 @@ class Stream:
         self._review.sleep(subscriber, claims.subject, asleep)
         if not good:
             return Subscribed(tuple(refused), ok=False, position=None)
-        if not all([self._review.stands(binding, one) for binding, one in accepted.items()]):
+        if not all([self._review.stands(subscriber, binding, one) for binding, one in accepted.items()]):
             self._tables_changed.set()
         position = self.position
         await self._read_once()
