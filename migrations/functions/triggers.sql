@@ -66,9 +66,12 @@ create or replace view rowcast.standing_triggers as
   join pg_catalog.pg_proc as p on p.oid = g.tgfoid
   where not g.tgisinternal and g.tgparentid = 0 and p.pronamespace = 'rowcast'::regnamespace;
 
--- The captured tables: those that have our triggers, and the version their changes carry now.
+-- The captured tables: those that have our triggers, and the version their changes carry now. In a restored database
+-- that may be a version of another one, which is not enabled: nobody would hear its changes.
 create or replace view rowcast.captured as
-  select s.relid, max(s.arguments[1]::int) as relation, bool_and(s.enabled <> 'D') as enabled,
+  select s.relid, max(s.arguments[1]::int) as relation,
+         bool_and(s.enabled <> 'D' and exists (
+           select from rowcast.relations as r where r.id = s.arguments[1]::int and r.oid = s.relid)) as enabled,
          array_agg(s.name order by s.name) filter (where s.enabled = 'D') as disabled
   from rowcast.standing_triggers as s
   where s.name like '!%' group by s.relid;

@@ -116,6 +116,19 @@ async def test_what_the_outbox_keeps_of_a_table_is_counted(capturing: asyncpg.Co
     assert shown.last > shown.since
 
 
+async def test_a_table_whose_triggers_were_restored_from_another_database_is_not_captured_yet(
+    capturing: asyncpg.Connection,
+) -> None:
+    await capturing.execute(TABLE + PUBLISHED)
+    # As a dump brings them: the version that the triggers name is of a table of the old database.
+    await capturing.execute("update rowcast.relations set oid = 1")
+    (table,) = await tables.matching(capturing, "public", "t")
+    assert (table.captured, table.reason) == (False, None)
+    assert await reconcile(capturing)
+    (table,) = await tables.matching(capturing, "public", "t")
+    assert table.captured
+
+
 async def test_the_lag_of_a_table_is_that_of_its_oldest_change_that_no_server_has_read(
     capturing: asyncpg.Connection,
 ) -> None:
