@@ -157,7 +157,7 @@ async def test_one_client_that_joins_again_and_again_with_slow_filters_starves_n
 async def test_a_connection_whose_filters_took_their_time_is_refused_others_until_a_minute_forgives_it(
     notes: str,
 ) -> None:
-    async with streaming(notes, filter_timeout=0.1) as stream:
+    async with streaming(notes, filter_timeout=0.3) as stream:
         honest = await subscribed(stream, "notes", "body=like.a%")
         hostile = Kept()
         lane = Lane(hostile, 1 << 30)
@@ -167,8 +167,8 @@ async def test_a_connection_whose_filters_took_their_time_is_refused_others_unti
         await connection.execute("insert into notes values (1, $1), (2, $1)", LONG)
         await hostile.until(lambda: len(hostile.told) == 30)
         await honest.until(lambda: len(honest.changes) == 2)
-        too_slow = [text for _, text in hostile.told if "took longer than 0.1 s" in text]
-        too_much = [text for _, text in hostile.told if "longer than 1 s within a minute" in text]
+        too_slow = [text for _, text in hostile.told if "took longer than 0.3 s" in text]
+        too_much = [text for _, text in hostile.told if "longer than 3 s within a minute" in text]
         assert len(too_slow) + len(too_much) == 30
         # Ten questions may go over time, and the one that noticed; not thirty.
         assert 1 <= len(too_slow) <= 11
@@ -184,7 +184,7 @@ async def test_where_very_many_connections_are_slow_at_once_those_without_a_turn
     notes: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(questions, "SHARE", 2)
-    async with streaming(notes, filter_timeout=0.1) as stream:
+    async with streaming(notes, filter_timeout=0.3) as stream:
         honest = await subscribed(stream, "notes", "body=like.a%")
         crowd = [await subscribed(stream, "notes", f"{EXPLODES}|x{number}") for number in range(12)]
         connection = await asyncpg.connect(notes)
