@@ -291,7 +291,8 @@ class Questions:
             for ask in question.asks:
                 self._drop(relation, ask, self._costs.too_much(ask))
             return True
-        if self._extra > SHARE * self._seconds:
+        # What it has spent itself is held against it above.
+        if self._extra - self._costs.spent(question.payer, now) > SHARE * self._seconds:
             # Many connections at once: these did not have their turn. They may come again.
             late = {one: None for ask in question.asks for one in self._subscriptions.askers(relation, ask)}
             log.warning("filters_overloaded", subscribers=len(late))
