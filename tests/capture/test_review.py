@@ -5,6 +5,8 @@ import asyncio
 import asyncpg
 import pytest
 
+from rowcast.capture.tables import Table
+from rowcast.db.connection import Session
 from rowcast.model.binding import parse_binding
 from support.streams import SERVICE, Kept, streaming, subscribed
 
@@ -169,5 +171,43 @@ async def test_what_sleeps_sleeps_on_when_the_channel_subscribes_again(notes: st
         await connection.execute("alter table notes rename column m to n")
         assert await told(kept, 2) == ("ok", "Subscribed to PostgreSQL")
         await connection.execute("insert into notes values (1, 'a', 1)")
+        await kept.until(lambda: len(kept.changes) == 1)
+        await connection.close()
+
+
+async def test_who_subscribes_while_the_catalog_is_held_against_the_others_is_told_once(
+    notes: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with streaming(notes) as stream:
+        await subscribed(stream, "notes")
+        stream.unsubscribe(stream._audiences.subscribers()[0])
+        asked, go_on, held = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        catalog, hold = stream._acceptance.catalog, stream._review.hold
+
+        async def slow_catalog(connection: Session) -> list[Table]:
+            asked.set()
+            await go_on.wait()
+            return await catalog(connection)
+
+        async def whole_hold(connection: Session) -> None:
+            await hold(connection)
+            if go_on.is_set():
+                held.set()
+
+        monkeypatch.setattr(stream._acceptance, "catalog", slow_catalog)
+        monkeypatch.setattr(stream._review, "hold", whole_hold)
+        connection = await asyncpg.connect(notes)
+        # What its name stood for is another table by now.
+        await connection.execute(
+            "begin; drop table notes; create table notes (id int primary key);"
+            "grant select on notes to service_role;"
+            "alter publication supabase_realtime add table notes; commit"
+        )
+        await asyncio.wait_for(asked.wait(), 30)
+        kept = await subscribed(stream, "notes")
+        go_on.set()
+        await asyncio.wait_for(held.wait(), 30)
+        assert kept.told == []
+        await connection.execute("insert into notes values (1)")
         await kept.until(lambda: len(kept.changes) == 1)
         await connection.close()
