@@ -131,7 +131,7 @@ async def test_it_leads_from_a_plain_owners_database_to_a_change_in_both_clients
         terminal = Terminal(tmp_path, environment, stack)
         await terminal.run(settings)
         await terminal.run(admin)
-        await terminal.start(serve, "listening")
+        await terminal.start(serve, "database_open")
         await terminal.run(choose)
         await terminal.run(key)
         outputs = [

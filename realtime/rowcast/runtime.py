@@ -163,7 +163,6 @@ async def _serve(settings: Settings) -> None:
                 loop.remove_signal_handler(number)
                 loop.add_signal_handler(number, _stop, server)
             serving = asyncio.create_task(server.serve(sockets))
-            log.info("listening", host=settings.host, port=sockets[0].getsockname()[1])
             try:
                 await asyncio.shield(serving)
             except asyncio.CancelledError:
