@@ -86,27 +86,40 @@ begin
   where k.oid = rules.of and r.rolname = any (role_names);
 end $$;
 
--- Make a function that judges, for this session:
---   name(role, images text[], claims text[], oid of the table or partition, path) returns text[]
--- Its first answer has a letter for each image: '1' where it could be read, 'u' where not. Then comes one for each
--- claims, with a letter for each image that could be read: '1' visible, '0' not, 'e' a policy raised an error,
--- 'u' it could not be judged.
---
--- It belongs to the role and runs as it, security definer, and that only for this: inside, Postgres lets nobody
--- change the role. The session that calls it may be a superuser's, and what a policy calls is anybody's code.
--- It depends on nothing of the table's, or the table could not be dropped.
-create or replace function rowcast.make_judge(name text, role_name text, preparation text, judgement text)
-returns void language plpgsql set search_path = pg_catalog, pg_temp as $make$
+-- Make a function in this session's temporary schema that belongs to a role and runs as it, security definer, and that
+-- only for this: inside, Postgres lets nobody change the role. The session that calls it may be a superuser's, and what
+-- it calls is anybody's code.
+create or replace function rowcast.make_as(role_name text, signature text, definition text) returns void
+language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
-  signature constant text := format('pg_temp.%I(text, text[], text[], oid, text)', name);
   superuser constant boolean := current_setting('is_superuser') = 'on';
 begin
   -- Only a superuser can give it away whatever the role may create.
   if not superuser then
     perform set_config('role', role_name, true);
   end if;
-  execute format('create function %s returns text[] language plpgsql stable security definer as %L', signature,
-  format($body$
+  execute format('create function %s %s', signature, definition);
+  execute format('revoke all on function %s from public', signature);
+  if superuser then
+    execute format('alter function %s owner to %I', signature, role_name);
+  else
+    execute format('grant execute on function %s to %I', signature, session_user);
+    perform set_config('role', 'none', true);
+  end if;
+end $$;
+
+-- Make a function that judges, for this session:
+--   name(role, images text[], claims text[], oid of the table or partition, path) returns text[]
+-- Its first answer has a letter for each image: '1' where it could be read, 'u' where not. Then comes one for each
+-- claims, with a letter for each image that could be read: '1' visible, '0' not, 'e' a policy raised an error,
+-- 'u' it could not be judged.
+--
+-- It depends on nothing of the table's, or the table could not be dropped.
+create or replace function rowcast.make_judge(name text, role_name text, preparation text, judgement text)
+returns void language plpgsql set search_path = pg_catalog, pg_temp as $make$
+begin
+  perform rowcast.make_as(role_name, format('pg_temp.%I(text, text[], text[], oid, text)', name),
+  format('returns text[] language plpgsql stable security definer as %L', format($body$
 #variable_conflict use_column
 declare
   rowcast_fit text := '';
@@ -157,14 +170,7 @@ declare
     rowcast_answer := rowcast_answer || rowcast_line;
   end loop;
   return rowcast_answer;
-end $body$, preparation, judgement));
-  execute format('revoke all on function %s from public', signature);
-  if superuser then
-    execute format('alter function %s owner to %I', signature, role_name);
-  else
-    execute format('grant execute on function %s to %I', signature, session_user);
-    perform set_config('role', 'none', true);
-  end if;
+end $body$, preparation, judgement)));
 end $make$;
 
 -- Make a function that runs one statement, for this transaction, which is to be rolled back:
@@ -172,22 +178,11 @@ end $make$;
 -- Its last argument is not used: whoever calls sets the role there. It belongs to the role for the same reason as a judge.
 create or replace function rowcast.make_question(role_name text, arguments text, statement text, writes boolean)
 returns void language plpgsql set search_path = pg_catalog, pg_temp as $make$
-declare
-  superuser constant boolean := current_setting('is_superuser') = 'on';
 begin
-  if not superuser then
-    perform set_config('role', role_name, true);
-  end if;
-  execute format('create function pg_temp.rowcast_question(%s) returns setof record language plpgsql %s security definer'
-    ' as %L', arguments, case when writes then 'volatile' else 'stable' end,
-    format(E'#variable_conflict use_column\nbegin return query %s; end', statement));
-  execute 'revoke all on function pg_temp.rowcast_question from public';
-  if superuser then
-    execute format('alter function pg_temp.rowcast_question owner to %I', role_name);
-  else
-    execute format('grant execute on function pg_temp.rowcast_question to %I', session_user);
-    perform set_config('role', 'none', true);
-  end if;
+  perform rowcast.make_as(role_name, format('pg_temp.rowcast_question(%s)', arguments),
+    format('returns setof record language plpgsql %s security definer as %L',
+           case when writes then 'volatile' else 'stable' end,
+           format(E'#variable_conflict use_column\nbegin return query %s; end', statement)));
 end $make$;
 
 -- A judge of images: each is read as a row of the table, under the table's name, which policies may use.

@@ -17,6 +17,7 @@ import asyncpg
 
 from rowcast.auth.rules import Rule
 from rowcast.db.connection import LOST, Session
+from rowcast.db.roles import PATIENCE, end_sessions
 
 _BEGIN: Final = (
     "begin read only; set local search_path = pg_catalog, pg_temp; set local statement_timeout = {0};"
@@ -30,13 +31,7 @@ _ASK: Final = "select pg_temp.{0}(pg_catalog.set_config('role', $1, true), $2, $
 _MAKE: Final = "select rowcast.make_image_judge($1, $2, $3, $4, $5::jsonb, $6, $7)"
 _MAKE_LIVE: Final = "select rowcast.make_live_judge($1, $2, $3, $4, $5::jsonb)"
 _DROP: Final = "drop function if exists pg_temp.{0}(text, text[], text[], oid, text)"
-_END_SESSIONS: Final = """
-select pg_terminate_backend(pid) from pg_stat_activity
-where pid = any ($1) and datname = current_database() and usename = session_user
-"""
 _numbers: Final = itertools.count(1)
-#: A statement that was told to end and did not is waited for so much longer, in seconds.
-_PATIENCE: Final = 1.0
 
 
 class Barred(Exception):
@@ -62,10 +57,7 @@ class Judges:
         if connection is not self._connection:
             self._connection = connection
             self._made.clear()
-        if self._orphans:
-            statement = await connection.prepare(_END_SESSIONS, name="")
-            await statement.fetch(self._orphans)
-            self._orphans.clear()
+        await end_sessions(connection, self._orphans)
 
     async def ask(
         self, rule: Rule, images: Sequence[str], claims: Sequence[str], *, origin: int, live: bool
@@ -90,7 +82,7 @@ class Judges:
         name = await self._name(connection, rule, live)
         pid = connection.get_server_pid()
         try:
-            async with asyncio.timeout(self._seconds + _PATIENCE), _undone(connection, self._seconds):
+            async with asyncio.timeout(self._seconds + PATIENCE), _undone(connection, self._seconds):
                 statement = await connection.prepare(_ASK.format(name), name="")
                 found = await statement.fetchval(
                     rule.role, list(images), list(claims), origin, self._search_path

@@ -19,9 +19,8 @@ from rowcast.capture.tables import WAITING, Table, matching
 from rowcast.db.connection import AWAY, Session
 from rowcast.model.binding import WILDCARD, Binding
 from rowcast.model.change import Relation
-from rowcast.model.filter import conditions
 from rowcast.model.predicate import Predicate
-from rowcast.model.reading import Reading
+from rowcast.model.reading import NOTHING, Reading
 
 _CAPTURE_WAIT: Final = 30.0
 _RETRY: Final = 0.25
@@ -143,10 +142,10 @@ class Acceptance:
         judged = False
         try:
             for relation in await self._versions(connection, good):
-                if (reading := self._rights.may_read(role, relation)) is not None:
-                    judged = judged or reading.judged
-                    _check_columns(binding, reading.hidden)
-                predicate = await self.filters.prepare(connection, relation, binding, role, others)
+                reading = self._rights.may_read(role, relation)
+                judged = judged or (reading is not None and reading.judged)
+                hidden = NOTHING if reading is None else reading.hidden
+                predicate = await self.filters.prepare(connection, relation, binding, role, others, hidden)
                 if predicate is not None:
                     predicates[relation.id] = predicate
         except FilterError as error:
@@ -168,18 +167,6 @@ class Acceptance:
         ids = [id_ for table in tables for id_ in table.relations]
         await self._relations.load(connection, ids)
         return [self._relations[id_] for id_ in ids]
-
-
-def _check_columns(binding: Binding, hidden: frozenset[str]) -> None:
-    """Raise FilterError for a column that the role may not read, as for one that is not there."""
-    if not hidden:
-        return
-    for name in binding.select or ():
-        if name in hidden:
-            raise FilterError(f"invalid column for select {name}")
-    for condition in conditions(binding.filter) if binding.filter is not None else ():
-        if condition.column in hidden:
-            raise FilterError(f"invalid column for filter {condition.column}")
 
 
 def _refused(reason: str, binding: Binding, more: str = "") -> Refused:

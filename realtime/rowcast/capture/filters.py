@@ -22,17 +22,13 @@ from rowcast.model.binding import Binding
 from rowcast.model.change import Relation
 from rowcast.model.filter import Condition, Op, conditions
 from rowcast.model.predicate import NEVER, NULL, Ask, Column, Predicate, Row, Truth, casts, make_predicate
+from rowcast.model.reading import NOTHING
 from rowcast.model.shape import OTHER, Shape
 
 #: Bytes of values that are kept.
 _KEPT_BYTES: Final = 16 * 1024 * 1024
 _ESCAPED_END: Final = re.compile(r"(?<!\\)(?:\\\\)*\\\Z")
 # As rowcast.pin does it for the rows.
-_PINNED: Final = (
-    "set local timezone = 'UTC'; set local datestyle = 'ISO, MDY'; set local intervalstyle = 'postgres';"
-    " set local bytea_output = 'hex'; set local extra_float_digits = 1; set local xmloption = 'content';"
-    " set local lc_monetary = 'C'"
-)
 #: Values that are cast by one statement, and in how many parts one that failed is tried again.
 _MANY: Final = 1_000
 _PARTS: Final = 10
@@ -73,13 +69,17 @@ class Filters:
         binding: Binding,
         role: str,
         others: Mapping[int, Predicate] = {},
+        hidden: frozenset[str] = NOTHING,
     ) -> Predicate | None:
         """Make the filter of a binding ready for a version of a table, and check what it selects.
 
         ``others`` are the same filter, ready for other versions: one whose columns have the same types will
-        do. Raises FilterError, whose text says what does not fit. None for a binding without a filter.
+        do. Columns that are ``hidden`` from the role are not there for it. Raises FilterError, whose text
+        says what does not fit. None for a binding without a filter.
         """
         types = self._types_of(relation)
+        if hidden:
+            types = {name: type_ for name, type_ in types.items() if name not in hidden}
         for name in binding.select or ():
             if name not in types:
                 raise FilterError(f"invalid column for select {name}")
@@ -266,7 +266,7 @@ async def _asked(
     async with undone(connection) if len(path) > 1 else connection.transaction(readonly=True):
         await connection.execute(
             f"set local search_path = {', '.join(map(quoted, path))};"
-            f" set local statement_timeout = {int(seconds * 1000)}; {_PINNED}"
+            f" set local statement_timeout = {int(seconds * 1000)}; select rowcast.pin('all')"
         )
         if len(path) > 1:
             statement = await as_role(connection, role, sql, ["text[]"] * len(values), columns)

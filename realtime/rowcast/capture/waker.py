@@ -86,10 +86,6 @@ class Waker:
         """The flag was raised, and then the xid ``drawn``."""
         self.mode, self._drawn, self._polls = Mode.FALLING, drawn, 0
 
-    def lapsed(self) -> bool:
-        """Whether a renewal that came too late means that falling asleep begins again."""
-        return self.mode in (Mode.FALLING, Mode.ASLEEP)
-
     def read(self, changes: int, xmin: int, now: float) -> None:
         """A read gave so many changes, under a snapshot with this xmin."""
         self._window_changes += changes

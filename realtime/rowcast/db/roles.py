@@ -25,7 +25,7 @@ select pg_terminate_backend(pid) from pg_stat_activity
 where pid = any ($1) and datname = current_database() and usename = session_user
 """
 #: A statement that was told to end and did not is waited for so much longer, in seconds.
-_PATIENCE: Final = 1.0
+PATIENCE: Final = 1.0
 
 
 class RoleUnavailable(Exception):
@@ -67,7 +67,7 @@ async def within(connection: Session, seconds: float) -> AsyncIterator[None]:
     """Give code that Postgres ends after ``seconds`` little more than these. Raises Stubborn."""
     pid = await connection.fetchval("select pg_backend_pid()")
     try:
-        async with asyncio.timeout(seconds + _PATIENCE):
+        async with asyncio.timeout(seconds + PATIENCE):
             yield
     except TimeoutError:
         raise Stubborn(pid) from None
