@@ -51,8 +51,11 @@ class Door:
     """What private channels allow, as the test says."""
 
     allowed: Allowed = field(default_factory=Allowed)
+    failures: list[Exception] = field(default_factory=list)
 
     async def may_read(self, request: ChannelRequest, *, presence: bool) -> Allowed:
+        if self.failures:
+            raise self.failures.pop()
         return self.allowed
 
 

@@ -3,15 +3,18 @@
 Each test names its case of the original's own tests, where there is one.
 """
 
+import dataclasses
 import json
 from typing import Any
 
 import pytest
+import structlog
 
+from rowcast.model.allowed import Allowed
 from rowcast.protocol.messages import Version
 from rowcast.session.admission import Limits
 from support.frames import both, opened, slow_down, stop_clock
-from support.serving import running
+from support.serving import Door, running
 from support.tokens import make_token
 
 pytestmark = pytest.mark.anyio
@@ -246,3 +249,19 @@ async def test_an_entry_is_echoed_with_an_id_and_its_subscription_told(version: 
             "channel": "a:b", "position": "p",
         }  # fmt: skip
         await client.hears("realtime:a:b", "system", told, None)
+
+
+@both
+async def test_policies_that_cannot_be_asked_for_a_reason_nobody_knows_refuse_one_join_and_no_more(
+    version: Version,
+) -> None:
+    door = Door(Allowed(broadcast=True), [ValueError("claims that must not reach the log")])
+    private = {"config": {"private": True}}
+    async with running() as server:
+        server.app.state.services = dataclasses.replace(server.app.state.services, channels=door)
+        async with opened(server, version) as client:
+            reason = "UnknownErrorOnChannel: the server failed. Its log has the reason."
+            with structlog.testing.capture_logs() as logs:
+                await client.is_refused("realtime:room", private, reason)
+            assert logs == [{"event": "authorize_failed", "error": "ValueError", "log_level": "error"}]
+            await client.join("realtime:room", private)

@@ -271,6 +271,10 @@ class _Conversation:
             answer = await self._services.channels.may_read(request, presence=question.presence)
         except ChannelUnavailable as error:
             answer = error
+        except Exception as error:
+            # A name and no arguments: an error's text may hold claims.
+            log.error("authorize_failed", error=type(error).__name__)
+            answer = ChannelUnavailable("UnknownErrorOnChannel", "the server failed. Its log has the reason.")
         self._do(self._session.authorized(answer, self._services.clock()))
         self._arm()
 
