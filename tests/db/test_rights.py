@@ -10,7 +10,7 @@ import pytest
 from rowcast.capture.watching import watch
 from rowcast.db.migrations import migrate, whats_missing
 from rowcast.db.notes import API_ROLES, ROLES
-from rowcast.db.rights import Missing
+from rowcast.db.rights import TAGS, Missing
 from rowcast.errors import MigrationError
 from rowcast.model.claims import Claims
 from support import databases
@@ -329,3 +329,14 @@ async def test_what_somebody_took_from_the_functions_is_given_back(sites: Sites)
     assert await asked(
         site.owner, "select has_function_privilege('rowcast_capture', 'rowcast.pin(text)', 'execute')"
     )
+
+
+async def test_an_administrators_event_triggers_follow_the_commands_that_a_superusers_do(
+    sites: Sites,
+) -> None:
+    site = sites.make("superuser")
+    await migrated(site.owner)
+    tags = await asked(
+        site.owner, "select evttags from pg_event_trigger where evtname = 'rowcast_follow_ddl'"
+    )
+    assert sorted(tags) == sorted(TAGS)  # type: ignore[call-overload]

@@ -13,7 +13,8 @@ import asyncpg
 from rowcast.db.notes import API_ROLES, CAPTURE_ROLE, FUNCTION, MESSAGES, PUBLICATION, ROLES
 
 HINT = "`rowcast migrate --print-admin-sql` prints what an administrator runs once."
-_TAGS = (
+#: The same as in functions/catalog.sql: what is printed has to stand where that has not run yet.
+TAGS = (
     "CREATE TABLE", "CREATE TABLE AS", "SELECT INTO", "ALTER TABLE", "ALTER TYPE", "ALTER SCHEMA",
     "CREATE PUBLICATION", "ALTER PUBLICATION", "CREATE TRIGGER", "ALTER TRIGGER", "GRANT", "REVOKE",
     "CREATE POLICY", "ALTER POLICY", "CREATE SUBSCRIPTION", "ALTER SUBSCRIPTION",
@@ -272,7 +273,7 @@ set local client_min_messages = warning;
 drop event trigger if exists rowcast_follow_ddl;
 drop event trigger if exists rowcast_follow_drop;
 create event trigger rowcast_follow_ddl on ddl_command_end
-  when tag in ({", ".join(f"'{tag}'" for tag in _TAGS)})
+  when tag in ({", ".join(f"'{tag}'" for tag in TAGS)})
   execute function rowcast_admin.follow_ddl();
 create event trigger rowcast_follow_drop on sql_drop execute function rowcast_admin.follow_ddl();
 alter event trigger rowcast_follow_ddl enable always;
