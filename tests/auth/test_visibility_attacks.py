@@ -7,11 +7,9 @@ import pytest
 
 from rowcast.auth.visibility import Visibility
 from rowcast.model.claims import Subject
-from support.visible import images, lines, subject, version
+from support.visible import ROLES, images, lines, subject, version
 
 pytestmark = pytest.mark.anyio
-
-ROLES = ("anon", "authenticated", "service_role")
 
 
 @pytest.fixture
@@ -28,14 +26,6 @@ async def admin(migrated: str) -> AsyncIterator[asyncpg.Connection]:
     """)
     yield connection
     await connection.close()
-
-
-@pytest.fixture
-async def judging(migrated: str) -> AsyncIterator[asyncpg.Connection]:
-    """A superuser's connection to judge on."""
-    connection = await asyncpg.connect(migrated, statement_cache_size=0)
-    yield connection
-    connection.terminate()
 
 
 async def _trick(admin: asyncpg.Connection, body: str) -> None:

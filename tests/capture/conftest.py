@@ -1,11 +1,14 @@
 """A migrated database that captures, and what was read of it."""
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Iterator
 
 import asyncpg
 import pytest
 
 from rowcast.capture.reader import Reader, Row
+from support import databases
+from support.catalog import Catalog
 
 
 @pytest.fixture
@@ -44,3 +47,14 @@ class Reading:
     async def changes(self) -> list[tuple[str, str | None, str | None]]:
         """The same, as (op, old image, new image)."""
         return [(row.op, row.old_record, row.record) for row in await self.rows()]
+
+
+@pytest.fixture(scope="module")
+def catalog(postgres: str, migrated_template: str, database_names: Iterator[str]) -> Iterator[Catalog]:
+    name = next(database_names)
+    dsn = databases.create(postgres, name, template=migrated_template)
+    with asyncio.Runner() as runner:
+        connection = runner.run(asyncpg.connect(dsn, server_settings={"timezone": "UTC"}))
+        yield Catalog(runner, connection)
+        runner.run(connection.close())
+    databases.drop(postgres, name)

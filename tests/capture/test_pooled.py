@@ -14,6 +14,7 @@ from rowcast.db.migrations import migrate
 from rowcast.dev.postgres import Postgres
 from support.pgbouncer import pgbouncer
 from support.streams import Kept, streaming, subscribed
+from support.waiting import until_well
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(240)]
 
@@ -87,9 +88,7 @@ async def test_writers_and_subscribers_behind_a_pooler_that_is_killed_lose_and_r
             for one in (kept, filtered, asking):
                 await _check(migrated, one)
             assert stream.mode is Mode.AWAKE
-            async with asyncio.timeout(20):
-                while stream.faults():
-                    await admin.execute("select pg_sleep(0.02)")
+            await until_well(stream.faults)
         # No flag was raised that nobody could hear of, and no lock is left on a session of the pooler's.
         assert await admin.fetchval("select last_value from rowcast.asleep_until") == 0
         assert await admin.fetchval(LOCKS) == 0

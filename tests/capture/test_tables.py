@@ -15,6 +15,7 @@ from rowcast.capture.acceptance import Acceptance, Refused
 from rowcast.capture.relations import Relations
 from rowcast.capture.tables import matching, reconcile, status
 from rowcast.model.binding import parse_binding
+from support.waiting import until_so
 
 pytestmark = pytest.mark.anyio
 
@@ -23,13 +24,6 @@ WAITING = """select exists (select from pg_locks as l where l.pid = $1 and not l
 and l.relation = 't'::regclass and l.mode = $2)"""
 TABLE = "create table t (id int primary key, n int); insert into t values (1, 1), (2, 1);"
 PUBLISHED = "alter publication supabase_realtime add table t"
-
-
-async def until(connection: asyncpg.Connection, question: str, *arguments: object) -> None:
-    """Ask Postgres until it says yes."""
-    async with asyncio.timeout(60):
-        while not await connection.fetchval(question, *arguments):  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
 
 
 async def test_while_a_writers_transaction_is_open_triggers_give_up_and_writers_behind_them_go_on(
@@ -47,9 +41,9 @@ async def test_while_a_writers_transaction_is_open_triggers_give_up_and_writers_
         await capturing.execute(PUBLISHED)
         assert [one.captured for one in await matching(capturing)] == [False]
         installing = asyncio.create_task(reconcile(keeper))
-        await until(capturing, WAITING, keeper.get_server_pid(), "ShareRowExclusiveLock")
+        await until_so(capturing, WAITING, keeper.get_server_pid(), "ShareRowExclusiveLock")
         writing = asyncio.create_task(second.execute("update t set n = 3 where id = 2"))
-        await until(capturing, WAITING, second.get_server_pid(), "RowExclusiveLock")
+        await until_so(capturing, WAITING, second.get_server_pid(), "RowExclusiveLock")
         assert await capturing.fetchval(BLOCKERS, second.get_server_pid()) == [keeper.get_server_pid()]
         assert await installing is False
         assert await writing == "UPDATE 1"

@@ -13,6 +13,7 @@ from rowcast.capture.stream import Stream
 from rowcast.db.migrations import migrate
 from support.server import Server
 from support.streams import streaming, subscribed
+from support.waiting import until, until_so
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(120)]
 
@@ -30,13 +31,6 @@ async def owner(migrated: str) -> AsyncIterator[asyncpg.Connection]:
     await connection.execute(TABLE + "select rowcast.renew_lease(3600)")
     yield connection
     await connection.close()
-
-
-async def until(holds: Callable[[], Awaitable[bool]]) -> None:
-    """Wait for what nobody tells of."""
-    async with asyncio.timeout(30):
-        while not await holds():  # noqa: ASYNC110
-            await asyncio.sleep(0.02)
 
 
 async def _now(value: bool) -> bool:
@@ -168,8 +162,10 @@ async def test_a_server_says_that_the_schema_is_gone_and_does_not_spin(
         return await asyncio.to_thread(ready) == {"capture": SCHEMA_MISSING}
 
     await until(told)
-    # Each part tried a few times by then, and one line tells of it.
-    await asyncio.sleep(5)
+    # Each part tries again, on a connection of its own, and one line tells of it.
+    sessions = "select sessions from pg_stat_database where datname = current_database()"
+    before = await owner.fetchval(sessions)
+    await until_so(owner, f"select ({sessions}) >= $1", before + 12)
     assert server.printed().count("schema_missing") == 1
     assert len(server.printed().splitlines()) < 20
     await migrate(migrated)

@@ -7,6 +7,7 @@ import pytest
 
 from rowcast.capture.retention import Retention
 from support.streams import streaming, subscribed
+from support.waiting import until_so, until_well
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(120)]
 
@@ -62,9 +63,7 @@ async def test_a_server_that_finds_the_outbox_full_trims_it_and_begins_a_new_epo
     before = await connection.fetchval("select value from rowcast.epoch")
     async with streaming(migrated, size=MEGABYTE) as stream:
         kept = await subscribed(stream, "things")
-        async with asyncio.timeout(30):
-            while not await connection.fetchval(CAPTURES):  # noqa: ASYNC110
-                await asyncio.sleep(0.02)
+        await until_so(connection, CAPTURES)
         assert await connection.fetchval("select value from rowcast.epoch") != before
         # Who had subscribed by then was told that changes may be missing.
         await kept.until(lambda: kept.losses == 1)
@@ -115,9 +114,7 @@ async def test_a_dump_holds_trimming_back_and_is_named(migrated: str) -> None:
                 n += 1
         assert "pg_dump" in stream.faults()["capture"]
         await dump.execute("commit")
-        async with asyncio.timeout(30):
-            while stream.faults():  # noqa: ASYNC110
-                await asyncio.sleep(0.02)
+        await until_well(stream.faults)
     await dump.close()
     await connection.close()
 
@@ -152,9 +149,7 @@ async def test_an_open_transaction_that_wrote_holds_trimming_back_but_not_delive
         assert kept.losses == 0
         await idle.execute("commit")
         await kept.until(lambda: kept.losses == 1)
-        async with asyncio.timeout(30):
-            while stream.faults():  # noqa: ASYNC110
-                await asyncio.sleep(0.02)
+        await until_well(stream.faults)
         again = await subscribed(stream, "things")
         await connection.execute("insert into things values (-1, 'after')")
         await again.until(lambda: len(again.changes) == 1)

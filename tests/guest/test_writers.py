@@ -1,6 +1,5 @@
 """Who writes: roles without a right on anything of ours, sessions with hostile settings, other clusters."""
 
-import asyncio
 from collections.abc import Callable
 
 import asyncpg
@@ -9,6 +8,7 @@ import pytest
 from rowcast.db.migrations import migrate
 from rowcast.dev.postgres import Postgres
 from support.streams import streaming, subscribed
+from support.waiting import until_so
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(120)]
 
@@ -78,9 +78,7 @@ async def test_what_logical_replication_applies_is_captured_once(cluster: Callab
         kept = await subscribed(stream, "things")
         # Rows are applied without firing statement triggers: servers give such a table row triggers.
         await here.execute(f"create subscription mirror connection '{source.dsn}' publication everything")
-        async with asyncio.timeout(60):
-            while await here.fetchval(WAY) != ["capture_insert_row"]:  # noqa: ASYNC110
-                await asyncio.sleep(0.05)
+        await until_so(here, f"select ({WAY}) = array['capture_insert_row']")
         await kept.until(lambda: len(kept.changes) == 1)
         await there.execute("insert into things values (2); update things set id = 3 where id = 2")
         await there.execute("delete from things where id = 1")
@@ -116,11 +114,7 @@ async def test_what_logical_replication_applies_to_a_partitioned_table_is_captur
         await here.execute(f"create subscription mirror connection '{source.dsn}' publication everything")
         assert await here.fetchval(WAY.replace("'things'", "'low'")) == ["capture_insert_row"]
         assert await here.fetchval(WAY) is None
-        async with asyncio.timeout(60):
-            while not await here.fetchval(  # noqa: ASYNC110
-                "select bool_and(srsubstate = 'r') from pg_subscription_rel"
-            ):
-                await asyncio.sleep(0.05)
+        await until_so(here, "select bool_and(srsubstate = 'r') from pg_subscription_rel")
         await there.execute("insert into things values (1), (60); update things set id = 2 where id = 1")
         await there.execute("delete from things where id = 60")
         await kept.until(lambda: len(kept.changes) >= 4)

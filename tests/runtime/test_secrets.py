@@ -25,6 +25,7 @@ from rowcast.settings import load
 from support import databases
 from support.addresses import NEEDLE, addresses
 from support.tokens import SECRET
+from support.waiting import until
 
 _EXAMPLES = settings(
     deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], database=None
@@ -78,8 +79,11 @@ async def _open_and_work(address: str) -> str:
 
     async def until_tried() -> None:
         await tried.wait()
-        while "being looked at" in str(opening.faults()):  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
+
+        async def looked() -> bool:
+            return "being looked at" not in str(opening.faults())
+
+        await until(looked)
 
     tasks = [asyncio.ensure_future(one) for one in (opening.run(), parts.forever("reader", work))]
     trying = asyncio.ensure_future(until_tried())

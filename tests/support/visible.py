@@ -11,6 +11,8 @@ from rowcast.capture.relations import Relations
 from rowcast.model.change import Relation
 from rowcast.model.claims import Subject
 
+ROLES = ("anon", "authenticated", "service_role")
+
 
 def subject(role: str = "anon", **claims: object) -> Subject:
     """A role with these claims."""
@@ -77,3 +79,17 @@ async def _gone(connection: asyncpg.Connection) -> AsyncIterator[None]:
         yield
     finally:
         await transaction.rollback()
+
+
+async def agrees(
+    admin: asyncpg.Connection, judging: asyncpg.Connection, *subjects: Subject, table: str = "notes"
+) -> list[str]:
+    """What is answered, once it is known to be what a session would find."""
+    relation = await version(admin, table)
+    rows = await images(admin, table)
+    visibility = Visibility(ROLES)
+    verdicts = await visibility.judge(judging, relation, rows, subjects)
+    answered = [verdicts.lines[one] for one in subjects]
+    ids = [json.loads(row)["id"] for row in rows]
+    assert answered == [await selected(admin, one, table, ids) for one in subjects]
+    return answered
