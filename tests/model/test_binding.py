@@ -1,12 +1,20 @@
 """Bindings: what an entry of a join asks for, and why some entries are refused."""
 
+from contextlib import suppress
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rowcast.model.binding import BindingError, binding_id, parse_binding
+from rowcast.model.binding import (
+    BindingError,
+    Order,
+    SnapshotOptions,
+    binding_id,
+    parse_binding,
+    parse_snapshot,
+)
 from rowcast.model.filter import parse_filter
 
 NAMES = st.text(alphabet=st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1)
@@ -178,10 +186,122 @@ def test_equal_parameters_have_one_id_that_javascript_can_hold(entry: dict[str, 
     assert binding_id(dict(reversed(entry.items()))) == binding_id(entry)
 
 
-@given(entry=st.dictionaries(st.sampled_from(["event", "schema", "table", "filter", "select"]), VALUES))
+KEYS = ["event", "schema", "table", "filter", "select", "resume", "snapshot", "leave", "truncate"]
+
+
+@given(entry=st.dictionaries(st.sampled_from(KEYS), VALUES))
 def test_any_entry_is_read_or_refused(entry: dict[str, Any]) -> None:
     try:
         binding = parse_binding(entry)
     except BindingError:
         return
     assert binding.describe().startswith("[event: ")
+
+
+def test_what_a_join_asks_for_once_makes_no_other_binding_of_it() -> None:
+    entry = {"event": "*", "schema": "public", "table": "a"}
+    once = {**entry, "resume": {"position": "p"}, "snapshot": {"limit": 5}}
+    assert binding_id(once) == binding_id(entry)
+    assert parse_binding(once) == parse_binding(entry)
+    assert parse_binding(once).snapshot == SnapshotOptions(limit=5)
+    for lasting in ("leave", "truncate"):
+        assert binding_id({**entry, lasting: True}) != binding_id(entry)
+        assert parse_binding({**entry, lasting: True}) != parse_binding(entry)
+
+
+@pytest.mark.parametrize("value", [True, False, "TRUE", "no", 1, None])
+def test_leaves_and_truncates_are_told_who_asks_by_entry_or_by_join(value: Any) -> None:
+    on = value is True or value == "TRUE"
+    read = parse_binding({"table": "a", "leave": value, "truncate": value})
+    assert (read.leave, read.truncate) == (on, on)
+    assert parse_binding({"table": "a", "leave": value}, leave=True).leave
+    assert parse_binding({"table": "a", "truncate": value}, truncate=True).truncate
+
+
+@pytest.mark.parametrize(
+    ("value", "options"),
+    [
+        (None, None),
+        (False, None),
+        (True, SnapshotOptions((), None, 500)),
+        ({}, SnapshotOptions((), None, 500)),
+        ({"limit": 1, "batch": 5000, "order": None}, SnapshotOptions((), 1, 5000)),
+        ({"order": " ", "limit": None}, SnapshotOptions()),
+        ({"order": "id"}, SnapshotOptions((Order("id"),))),
+        (
+            {"order": "at.desc.nullslast, My Col .asc,b.nullsfirst"},
+            SnapshotOptions((Order("at", True, False), Order("My Col"), Order("b", False, True))),
+        ),
+        ({"order": r'"a.b,\"\\".desc'}, SnapshotOptions((Order('a.b,"\\', True),))),
+    ],
+)
+def test_a_snapshot_is_asked_for_as_it_is_or_with_options(
+    value: Any, options: SnapshotOptions | None
+) -> None:
+    assert parse_snapshot(value) == options
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ("true", "expected true, or an object"),
+        (1, "expected true, or an object"),
+        ([], "expected true, or an object"),
+        ({"limt": 5}, "no 'limt'"),
+        ({"limit": 0}, "expected `limit` to be a whole number from 1 to 9223372036854775807"),
+        ({"limit": True}, "expected `limit`"),
+        ({"limit": "5"}, "expected `limit`"),
+        ({"limit": 2**63}, "expected `limit`"),
+        ({"batch": 5001}, "expected `batch` to be a whole number from 1 to 5000"),
+        ({"order": ["id"]}, "expected `order` to be a string"),
+        *(
+            ({"order": order}, "expected `order` to be `column")
+            for order in (
+                "id,",
+                ",id",
+                "id.down",
+                "id.nullsfirst.desc",
+                '"id',
+                '""',
+                "a\0",
+                "id..desc",
+                'a b"c',
+            )
+        ),
+    ],
+)
+def test_a_snapshot_that_cannot_be_read_is_refused_with_what_is_wrong(value: Any, text: str) -> None:
+    with pytest.raises(BindingError) as caught:
+        parse_binding({"table": "a", "snapshot": value})
+    assert str(caught.value).startswith("Error parsing `snapshot` params: expected ")
+    assert text in str(caught.value)
+
+
+@pytest.mark.parametrize("entry", [{"schema": "a"}, {"schema": "*", "table": "b"}, {"table": "*"}])
+def test_a_snapshot_is_of_one_table(entry: dict[str, Any]) -> None:
+    assert not parse_binding({**entry, "snapshot": False}).snapshot
+    with pytest.raises(BindingError, match="Snapshots are not supported for wildcard"):
+        parse_binding({**entry, "snapshot": True})
+
+
+ORDERS = st.lists(st.builds(Order, NAMES, st.booleans(), st.none() | st.booleans()), max_size=4)
+
+
+@given(orders=ORDERS)
+def test_any_order_is_read_as_it_was_written(orders: list[Order]) -> None:
+    def written(order: Order) -> str:
+        name = order.column.replace("\\", "\\\\").replace('"', '\\"')
+        nulls = "" if order.nulls_first is None else ".nullsfirst" if order.nulls_first else ".nullslast"
+        return f'"{name}"' + (".desc" if order.descending else "") + nulls
+
+    read = parse_snapshot({"order": ",".join(map(written, orders))})
+    assert read is not None
+    assert read.order == tuple(orders)
+
+
+@given(order=st.text('ab ".,\\\n\0', max_size=12) | st.sampled_from(["a.desc,", "a.asc.nullsfirst", "é"]))
+def test_any_order_is_read_or_refused(order: str) -> None:
+    with suppress(BindingError):
+        read = parse_snapshot({"order": order})
+        assert read is not None
+        assert all(one.column for one in read.order) or not order.strip()

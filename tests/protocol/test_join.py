@@ -23,7 +23,7 @@ JSON = st.recursive(
     | st.dictionaries(
         st.sampled_from(
             ["config", "private", "broadcast", "presence", "postgres_changes", "access_token", "replay",
-             "since", "limit", "key", "self", "table", "rowcast", "token_warning"]
+             "since", "limit", "key", "self", "table", "rowcast", "token_warning", "resume", "position"]
         ),
         inner,
         max_size=5,
@@ -37,7 +37,14 @@ def test_no_payload_does_more_than_to_be_refused(payload: Any, name: str) -> Non
     try:
         parse_join(payload, name)
     except JoinError:
-        assert not isinstance(payload, dict) or not isinstance(payload.get("config"), dict | None)
+        config = payload.get("config") if isinstance(payload, dict) else 1
+        assert not isinstance(config, dict | None) or (config and _resumes(config))
+
+
+def _resumes(config: dict[str, Any]) -> bool:
+    entries = config.get("postgres_changes")
+    among = [entry for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
+    return any("resume" in place for place in (config, *among))
 
 
 @given(config=st.dictionaries(st.sampled_from(["private", "broadcast", "presence", "rowcast"]), JSON))
@@ -198,3 +205,64 @@ def test_the_token_of_a_join_is_the_users_before_the_access_token(
 
 def test_an_opaque_key_is_no_token_and_an_empty_text_is_one() -> None:
     assert [usable_token(value) for value in ("sb_x", None, 5, "", "abc")] == [None, None, None, "", "abc"]
+
+
+def test_what_is_wanted_beyond_supabases_is_off_unless_a_join_says_so() -> None:
+    asked = parse_join(
+        {"config": {"rowcast": {"gap": True, "leave": "true", "truncate": True, "group": "transaction"}}}, "a"
+    )
+    assert (asked.gap, asked.leave, asked.truncate, asked.group) == (True, True, True, True)
+    configs: list[Any] = [
+        {},
+        {"gap": True, "leave": True, "group": "transaction"},
+        {"rowcast": None},
+        {"rowcast": {"gap": 1, "leave": "yes", "truncate": None, "group": True}},
+    ]
+    for config in configs:
+        read = parse_join({"config": config}, "a")
+        assert (read.gap, read.leave, read.truncate, read.group) == (False, False, False, False)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"resume": {"position": "p"}},
+        {"resume": {"position": "p", "more": 1}, "postgres_changes": [{"table": "a", "resume": None}]},
+        {"postgres_changes": [{"table": "a"}, {"table": "b", "resume": {"position": "p"}}]},
+        {
+            "resume": {"position": "p"},
+            "postgres_changes": [{"table": "a", "resume": {"position": "p"}} for _ in range(2)],
+        },
+    ],
+)
+def test_a_channel_resumes_from_one_position_wherever_that_stands(config: dict[str, Any]) -> None:
+    assert parse_join({"config": config}, "a").resume == "p"
+
+
+def test_a_channel_that_names_no_position_does_not_resume() -> None:
+    for config in ({}, {"resume": None}, {"postgres_changes": [{"table": "a", "resume": None}]}):
+        assert parse_join({"config": config}, "a").resume is None
+    assert parse_join({"resume": {"position": "p"}}, "a").resume is None
+
+
+@pytest.mark.parametrize(
+    ("config", "text"),
+    [
+        ({"resume": "p"}, "expected `resume` to be an object"),
+        ({"resume": {}}, "expected `resume` to be an object"),
+        ({"resume": {"position": 5}}, "expected `resume` to be an object"),
+        ({"postgres_changes": [{"table": "a", "resume": True}]}, "expected `resume` to be an object"),
+        (
+            {
+                "resume": {"position": "p"},
+                "postgres_changes": [{"table": "a", "resume": {"position": "q"}}],
+            },
+            "expected one position",
+        ),
+    ],
+)
+def test_a_join_that_resumes_from_no_position_or_from_two_is_refused(
+    config: dict[str, Any], text: str
+) -> None:
+    with pytest.raises(JoinError, match=f"^InvalidResume: {text}"):
+        parse_join({"config": config}, "a")

@@ -19,7 +19,8 @@ class Subscriber:
     ``gone`` is set once it has been unsubscribed: a subscription that is still being made then comes to
     nothing. ``told`` is called with a status, ``ok`` or ``error``, and what became of a binding later.
     ``legacy`` is a channel that joined the old way: its changes have the operation as their event.
-    ``subject`` is who it is subscribed as.
+    ``subject`` is who it is subscribed as. ``gap`` says whether it is told of missing changes and goes on,
+    and ``group`` whether it is sent whole transactions.
     """
 
     topic: str
@@ -30,6 +31,8 @@ class Subscriber:
     legacy: bool = False
     told: Callable[[str, str], None] = lambda status, text: None
     subject: Subject = NOBODY
+    gap: bool = False
+    group: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,8 @@ K = TypeVar("K")
 Predicates = Mapping[int, Predicate]
 
 _NO_ANSWERS: Final[AnswersByRole] = {}
+#: Those of the protocol.
+_EVENTS: Final = frozenset({Op.INSERT, Op.UPDATE, Op.DELETE})
 
 
 @dataclass(slots=True)
@@ -353,5 +355,4 @@ def _audiences(subscriber: Subscriber, entry: _Entry) -> Iterator[tuple[tuple[Pl
 
 
 def _hears(binding: Binding, op: Op) -> bool:
-    # A TRUNCATE is no event of the protocol.
-    return binding.event == op or (binding.event == WILDCARD and op is not Op.TRUNCATE)
+    return binding.event == op or (binding.event == WILDCARD and op in _EVENTS)

@@ -10,12 +10,16 @@ from rowcast.model.shape import Shape
 
 
 class Op(StrEnum):
-    """The operation of a change, as it stands on the wire in ``data.type``."""
+    """The operation of a change, as it stands on the wire in ``data.type``.
+
+    A LEAVE is an UPDATE as those see it who are no longer shown the row. Nobody writes one.
+    """
 
     INSERT = "INSERT"
     UPDATE = "UPDATE"
     DELETE = "DELETE"
     TRUNCATE = "TRUNCATE"
+    LEAVE = "LEAVE"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +75,8 @@ class Change:
 
     ``record`` and ``old_record`` are JSON objects as bytes: the new row of an INSERT or UPDATE, and the whole
     old row of an UPDATE or DELETE. ``seq`` is the change's own number, unique within an epoch. ``position``
-    is the opaque text from which to resume after this change. ``commit_timestamp`` is UTC with milliseconds.
+    is the opaque text from which to resume after this change, ``before`` the one that precedes it.
+    ``commit_timestamp`` is UTC with milliseconds.
     """
 
     relation: Relation
@@ -81,3 +86,4 @@ class Change:
     seq: int
     position: str
     commit_timestamp: str
+    before: str = ""

@@ -3,11 +3,13 @@
 A payload without ``config`` is a join of the old kind: its topic is what it subscribes to.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 import msgspec
+
+from rowcast.model.flag import flag
 
 #: An entry is flat but for lists. The limit keeps its echo well within what can be encoded.
 _MAX_NESTING: Final = 32
@@ -63,7 +65,8 @@ class JoinPayload:
     ``legacy`` is a join of the old kind: its one entry comes from the topic. ``token_warning`` is how many
     seconds before its token ends the client wants to be told (0 to 3600), and None where it does not.
     ``wait`` is for how many seconds (at most 20) the reply may wait until its entries are subscribed; None is
-    not at all.
+    not at all. ``resume`` is the text of the position to resume from, whatever it holds; ``gap``, ``group``,
+    ``leave`` and ``truncate`` are what is wanted beyond Supabase's, the last two by every entry.
     """
 
     private: bool
@@ -75,12 +78,18 @@ class JoinPayload:
     legacy: bool = False
     token_warning: float | None = None
     wait: float | None = None
+    resume: str | None = None
+    gap: bool = False
+    group: bool = False
+    leave: bool = False
+    truncate: bool = False
 
 
 def parse_join(payload: Any, name: str) -> JoinPayload:
     """Read the payload of a join. ``name`` is its topic without the prefix.
 
-    Raises JoinError when it, or its ``config``, is not an object, or an entry is nested too deeply.
+    Raises JoinError when it, or its ``config``, is not an object, an entry is nested too deeply, or it does
+    not say one position to resume from.
     """
     if not isinstance(payload, dict):
         raise JoinError("UnknownErrorOnChannel: expected the payload of the join to be an object")
@@ -90,16 +99,22 @@ def parse_join(payload: Any, name: str) -> JoinPayload:
         raise JoinError("UnknownErrorOnChannel: expected `config` to be an object")
     config = config or {}
     entries = (_legacy_entry(name),) if legacy else _entries(config.get("postgres_changes"))
+    ours = _object(config.get("rowcast"))
     return JoinPayload(
-        private=_flag(config.get("private")),
+        private=flag(config.get("private")),
         token=_token(payload),
         entries=entries,
         size=len(_encode(entries)),
         broadcast=_broadcast(_object(config.get("broadcast"))),
         presence=_presence(_object(config.get("presence"))),
         legacy=legacy,
-        token_warning=_warning(_object(config.get("rowcast")).get("token_warning")),
+        token_warning=_warning(ours.get("token_warning")),
         wait=_wait(_object(config.get("postgres_changes_options"))),
+        resume=_resume([config, *entries]),
+        gap=flag(ours.get("gap")),
+        group=ours.get("group") == "transaction",
+        leave=flag(ours.get("leave")),
+        truncate=flag(ours.get("truncate")),
     )
 
 
@@ -122,6 +137,23 @@ def _entries(value: Any) -> tuple[dict[str, Any], ...]:
     return entries
 
 
+def _resume(places: Iterable[Mapping[str, Any]]) -> str | None:
+    """The position to resume from, wherever it stands."""
+    positions: set[str] = set()
+    for wanted in (place["resume"] for place in places if place.get("resume") is not None):
+        position = wanted.get("position") if isinstance(wanted, dict) else None
+        if not isinstance(position, str):
+            raise JoinError(
+                "InvalidResume: expected `resume` to be an object with a `position` that is a string"
+            )
+        positions.add(position)
+    if len(positions) > 1:
+        raise JoinError(
+            "InvalidResume: expected one position in a join. Use another channel for another position."
+        )
+    return positions.pop() if positions else None
+
+
 def _within(value: Any, levels: int) -> bool:
     """Whether lists and objects are nested at most so many levels deep."""
     if isinstance(value, dict):
@@ -140,9 +172,9 @@ def _token(payload: Mapping[str, Any]) -> str | None:
 
 def _broadcast(options: Mapping[str, Any]) -> BroadcastOptions:
     return BroadcastOptions(
-        echo=_flag(options.get("self")),
-        ack=_flag(options.get("ack")),
-        replication_ready=_flag(options.get("replication_ready")),
+        echo=flag(options.get("self")),
+        ack=flag(options.get("ack")),
+        replication_ready=flag(options.get("replication_ready")),
         replay=_replay(options.get("replay")),
     )
 
@@ -159,7 +191,7 @@ def _replay(value: Any) -> Replay | None:
 
 
 def _wait(options: Mapping[str, Any]) -> float | None:
-    if not _flag(options.get("wait")):
+    if not flag(options.get("wait")):
         return None
     timeout = options.get("timeout")
     given = timeout if isinstance(timeout, int) and not isinstance(timeout, bool) and timeout >= 0 else _WAIT
@@ -167,7 +199,7 @@ def _wait(options: Mapping[str, Any]) -> float | None:
 
 
 def _presence(options: Mapping[str, Any]) -> PresenceOptions:
-    return PresenceOptions(enabled=_flag(options.get("enabled")), key=_key(options.get("key")))
+    return PresenceOptions(enabled=flag(options.get("enabled")), key=_key(options.get("key")))
 
 
 def _warning(value: Any) -> float | None:
@@ -190,7 +222,3 @@ def _object(value: Any) -> Mapping[str, Any]:
 
 def _is_integer(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _flag(value: Any) -> bool:
-    return value is True or (isinstance(value, str) and value.lower() == "true")

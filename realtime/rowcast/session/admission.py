@@ -85,7 +85,7 @@ def usable_bindings(payload: JoinPayload, limits: Limits) -> tuple[list[Binding]
     bindings, errors = [], []
     for entry in payload.entries[: limits.bindings]:
         try:
-            bindings.append(parse_binding(entry))
+            bindings.append(parse_binding(entry, leave=payload.leave, truncate=payload.truncate))
         except BindingError as error:
             errors.append(str(error))
     if (over := len(payload.entries) - limits.bindings) > 0:

@@ -40,8 +40,8 @@ class Channel:
     ``size`` is that of its entries, in bytes; ``legacy`` a channel that joined the old way; ``readable`` what
     a private one may receive, None for a public one, and ``presence`` whether it asked for that.
     ``token_warning`` is how many seconds before its token ends it wants to be told, None where it does not;
-    ``warned`` whether it was. ``answer`` is the reply to a join, while it waits for the bindings to be
-    subscribed, and ``wait_until`` how long it may.
+    ``warned`` whether it was. ``gap`` and ``group`` are what its Attach says of them. ``answer`` is the reply
+    to a join, while it waits for the bindings to be subscribed, and ``wait_until`` how long it may.
     """
 
     key: int
@@ -58,6 +58,8 @@ class Channel:
     attached: bool = False
     token_warning: float | None = None
     warned: bool = False
+    gap: bool = False
+    group: bool = False
     answer: ServerMessage | None = None
     wait_until: float = math.inf
 

@@ -279,6 +279,8 @@ class Connection:
             readable,
             payload.presence.enabled,
             token_warning=payload.token_warning,
+            gap=payload.gap,
+            group=payload.group,
         )
         if not self._channels:
             self._seats.take()
@@ -290,10 +292,10 @@ class Connection:
             channel.answer, channel.wait_until = answer, now + payload.wait
             if errors:
                 return self._reject(channel, f"{_DISABLED}: {errors[0]}", now)
-            return self._attach(channel)
+            return self._attach(channel, payload.resume)
         wants: list[Want] = [Send(answer)]
         wants += [Send(channel.system("error", error, _CHANGES)) for error in errors]
-        return wants + self._attach(channel)
+        return wants + self._attach(channel, payload.resume)
 
     def _reject(self, channel: Channel, reason: str, now: float) -> list[Want]:
         """Refuse a join whose reply waited."""
@@ -301,13 +303,21 @@ class Connection:
         refusal = reply(channel.topic, channel.answer.ref, channel.join_ref, "error", {"reason": reason})
         return [*self._forget(channel, now), Send(refusal, self._limits.refusal_delay)]
 
-    def _attach(self, channel: Channel) -> list[Want]:
+    def _attach(self, channel: Channel, resume: str | None = None) -> list[Want]:
         if not channel.bindings:
             return []
         channel.attempt += 1
         return [
             Attach(
-                channel.key, channel.topic, channel.bindings, channel.claims, channel.attempt, channel.legacy
+                channel.key,
+                channel.topic,
+                channel.bindings,
+                channel.claims,
+                channel.attempt,
+                channel.legacy,
+                resume,
+                channel.gap,
+                channel.group,
             )
         ]
 

@@ -21,7 +21,10 @@ class Attach:
     """Subscribe a channel's bindings, and report by ``Connection.attached``.
 
     ``channel`` tells one life of a channel from the next. A channel that was attached is attached anew.
-    ``legacy`` is a channel that joined the old way: the operation of a change is its event.
+    ``legacy`` is a channel that joined the old way: the operation of a change is its event. ``resume`` is
+    the text of the position to resume from; an Attach with a new token has none, as its channel goes on.
+    ``gap`` says whether the channel is told of missing changes, and ``group`` whether it is sent whole
+    transactions.
     """
 
     channel: int
@@ -30,6 +33,9 @@ class Attach:
     claims: Claims
     attempt: int
     legacy: bool = False
+    resume: str | None = None
+    gap: bool = False
+    group: bool = False
 
 
 @dataclass(frozen=True, slots=True)

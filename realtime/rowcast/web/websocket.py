@@ -238,6 +238,8 @@ class _Conversation:
                 lost=lambda: self._lost(want.channel),
                 legacy=want.legacy,
                 told=lambda status, text: self._told(want.channel, status, text),
+                gap=want.gap,
+                group=want.group,
             )
             subscription = self._subscriptions[want.channel] = _Subscription(subscriber)
         subscription.wanted = want
