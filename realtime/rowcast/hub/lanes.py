@@ -47,6 +47,7 @@ class Lane:
     __slots__ = (
         "_abort_timer",
         "_closing",
+        "_drained",
         "_frames",
         "_limit",
         "_loop",
@@ -65,6 +66,7 @@ class Lane:
         self._scheduled = False
         self._closing: tuple[int, str] | None = None
         self._abort_timer: asyncio.TimerHandle | None = None
+        self._drained: asyncio.Event | None = None
         #: Whether a close frame was written, or the peer is gone: nothing is written any more.
         self.closed = False
 
@@ -84,11 +86,25 @@ class Lane:
             return
         # One frame larger than the limit may still go, alone.
         if self._queued and self._queued + len(frame) > self._limit:
-            self._cut()
+            self.cut()
             return
         self._frames.append(frame)
         self._queued += len(frame)
         self._schedule()
+
+    async def drained(self, below: int) -> None:
+        """Wait until no more bytes than this wait in the lane, or the connection is to be closed."""
+        while self._queued > below and not self.closing:
+            if self._drained is None:
+                self._drained = asyncio.Event()
+            await self._drained.wait()
+
+    def cut(self) -> None:
+        """The client is too slow: drop what waits, say so, and do not wait for it."""
+        self._frames.clear()
+        self._queued = 0
+        self.close(SLOW_CONSUMER, "slow consumer: subscribe again")
+        self._went()
 
     def close(self, code: int, reason: str = "") -> None:
         """Close the connection once what is queued has been written."""
@@ -103,6 +119,7 @@ class Lane:
         self.closed = True
         self._frames.clear()
         self._queued = 0
+        self._went()
         if self._abort_timer is not None:
             self._abort_timer.cancel()
             self._abort_timer = None
@@ -127,12 +144,13 @@ class Lane:
             size += len(frame)
         self._queued -= size
         self._sink.write(parts)
+        self._went()
 
-    def _cut(self) -> None:
-        """The client is too slow: drop what waits, say so, and do not wait for it."""
-        self._frames.clear()
-        self._queued = 0
-        self.close(SLOW_CONSUMER, "slow consumer: subscribe again")
+    def _went(self) -> None:
+        """Who waits for room looks again."""
+        if self._drained is not None:
+            self._drained.set()
+            self._drained = None
 
     def _schedule(self) -> None:
         if not self._scheduled:
