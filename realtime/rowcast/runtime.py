@@ -9,7 +9,6 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 import structlog
-import uvicorn
 import uvloop
 from starlette.applications import Starlette
 
@@ -26,6 +25,7 @@ from rowcast.db.pool import create_pool
 from rowcast.hub.subscriptions import Subscriptions
 from rowcast.model.rates import RateWindow
 from rowcast.model.seats import Seats
+from rowcast.model.stopping import Stopping
 from rowcast.serving.server import listen, make_server
 from rowcast.session.admission import Limits
 from rowcast.settings import Settings
@@ -46,6 +46,7 @@ class Runtime:
     app: Starlette
     stream: Stream
     subscriptions: Subscriptions
+    stopping: Stopping
 
 
 @contextlib.asynccontextmanager
@@ -75,6 +76,7 @@ async def running(settings: Settings, *, wait: bool = True) -> AsyncIterator[Run
         filter_timeout=settings.filter_timeout,
     )
     jwks = None if settings.jwks is None else Jwks(settings.jwks.get_secret_value())
+    stopping = Stopping()
     services = Services(
         feed=stream,
         channels=Channels(pool, settings.roles),
@@ -103,6 +105,7 @@ async def running(settings: Settings, *, wait: bool = True) -> AsyncIterator[Run
         degraded=opening.degraded,
         joins=RateWindow(settings.max_joins_per_second),
         seats=Seats(settings.max_connections),
+        stopping=stopping,
     )
     async with asyncio.TaskGroup() as tasks:
         opened = asyncio.Event()
@@ -113,7 +116,7 @@ async def running(settings: Settings, *, wait: bool = True) -> AsyncIterator[Run
                 await jwks.tried.wait()
             if wait:
                 await opened.wait()
-            yield Runtime(create_app(services), stream, subscriptions)
+            yield Runtime(create_app(services), stream, subscriptions, stopping)
         finally:
             for work in works:
                 work.cancel()
@@ -132,7 +135,7 @@ async def _work(opening: Opening, opened: asyncio.Event, stream: Stream) -> None
 
 
 def serve(settings: Settings) -> None:
-    """Serve until SIGTERM or Ctrl-C; sockets are closed with 1012 then."""
+    """Serve until SIGTERM or Ctrl-C; sockets are closed with 1012 then, and at once on a second one."""
     configure_logging(settings.log_level)
     with contextlib.suppress(KeyboardInterrupt):
         uvloop.run(_serve(settings))
@@ -158,16 +161,19 @@ async def _serve(settings: Settings) -> None:
                 max_frame=settings.max_frame,
                 handshake_timeout=settings.handshake_timeout,
                 log_level=settings.log_level,
+                stopping=runtime.stopping,
+                drain_delay=settings.drain_delay,
+                drain_seconds=settings.drain_seconds,
             )
             for number in _SIGNALS:
                 loop.remove_signal_handler(number)
-                loop.add_signal_handler(number, _stop, server)
+                loop.add_signal_handler(number, server.stop)
             serving = asyncio.create_task(server.serve(sockets))
             try:
                 await asyncio.shield(serving)
             except asyncio.CancelledError:
                 # The database cannot be worked with: uvicorn leaves tasks behind where it is cancelled.
-                _stop(server)
+                server.should_exit = True
                 await serving
                 raise
     except asyncio.CancelledError:
@@ -175,10 +181,6 @@ async def _serve(settings: Settings) -> None:
     finally:
         for one in sockets:
             one.close()
-
-
-def _stop(server: uvicorn.Server) -> None:
-    server.should_exit = True
 
 
 def configure_logging(level: str) -> None:

@@ -234,6 +234,16 @@ class Settings(BaseSettings):
         validation_alias=_from("ROWCAST_REFUSAL_DELAY", "CHANNEL_ERROR_BACKOFF_MS"),
         description="How late a refused join is answered.",
     )
+    drain_delay: Duration = Field(
+        0.0,
+        validation_alias=_from("ROWCAST_DRAIN_DELAY"),
+        description="How long a server that is told to stop says that it is not ready, and serves as before.",
+    )
+    drain_seconds: Duration = Field(
+        10.0,
+        validation_alias=_from("ROWCAST_DRAIN_SECONDS"),
+        description="Over how long it then closes its sockets, one after the other; `0` closes all at once.",
+    )
     log_level: str = Field(
         "info",
         validation_alias=_from("ROWCAST_LOG_LEVEL", "LOG_LEVEL"),

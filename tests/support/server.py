@@ -61,6 +61,11 @@ class Server:
             await self.stop(signal.SIGKILL)
             raise self._error("The server did not become ready") from None
 
+    def send(self, number: signal.Signals = signal.SIGTERM) -> None:
+        """Send it a signal."""
+        assert self._process is not None
+        self._process.send_signal(number)
+
     async def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
         """Send it a signal and wait for its end; its exit code."""
         assert self._process is not None
@@ -100,6 +105,7 @@ class Server:
             # Refusals are slow on purpose, against guessing; no test waits for that.
             "ROWCAST_HANDSHAKE_DELAY": "0",
             "ROWCAST_REFUSAL_DELAY": "0",
+            "ROWCAST_DRAIN_SECONDS": "1",
             **self._settings,
         }
 

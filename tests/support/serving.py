@@ -13,6 +13,8 @@ from rowcast.hub.feed import Subscribed, Subscriber
 from rowcast.model.allowed import Allowed, ChannelRequest
 from rowcast.model.binding import Binding
 from rowcast.model.claims import Claims
+from rowcast.model.stopping import Stopping
+from rowcast.serving.draining import Server
 from rowcast.serving.server import bound_port, make_server
 from rowcast.session.admission import Limits
 from rowcast.web.app import create_app
@@ -63,7 +65,7 @@ class Door:
 class Running:
     """A server in this process, and what it serves."""
 
-    server: uvicorn.Server
+    server: Server
     app: Starlette
     feed: ListFeed
     faults: dict[str, str]
@@ -89,6 +91,7 @@ def make_app(
     delay: float = 0.0,
     limits: Limits | None = None,
     faults: Mapping[str, str] | None = None,
+    stopping: Stopping | None = None,
 ) -> Starlette:
     """The application; refusals are not slow unless the test says so."""
     return create_app(
@@ -100,6 +103,7 @@ def make_app(
             lane_limit=lane_limit,
             handshake_delay=delay,
             faults=lambda: faults or {},
+            stopping=stopping or Stopping(),
         )
     )
 
@@ -128,11 +132,22 @@ async def running(
     ping: float | None = None,
     max_frame: int = 5_000_000,
     log_level: str = "warning",
+    drain_delay: float = 0.0,
+    drain_seconds: float = 0.0,
 ) -> AsyncIterator[Running]:
     """Run our own server, with the fast lane."""
-    feed, faults = ListFeed(), dict[str, str]()
-    app = make_app(feed, lane_limit=lane_limit, delay=delay, limits=limits, faults=faults)
-    server = make_server(app, host="127.0.0.1", port=0, max_frame=max_frame, log_level=log_level)
+    feed, faults, stopping = ListFeed(), dict[str, str](), Stopping()
+    app = make_app(feed, lane_limit=lane_limit, delay=delay, limits=limits, faults=faults, stopping=stopping)
+    server = make_server(
+        app,
+        host="127.0.0.1",
+        port=0,
+        max_frame=max_frame,
+        log_level=log_level,
+        stopping=stopping,
+        drain_delay=drain_delay,
+        drain_seconds=drain_seconds,
+    )
     server.config.ws_ping_interval = server.config.ws_ping_timeout = ping
     async with serving(server) as task:
         yield Running(server, app, feed, faults, task)

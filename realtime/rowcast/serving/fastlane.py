@@ -6,7 +6,7 @@ side has written a close frame, neither writes again.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 from uvicorn._types import ASGISendEvent
@@ -26,12 +26,15 @@ class FastLane(WebSocketsSansIOProtocol):
     """A connection whose lane writes to the transport."""
 
     lane: Lane | None = None
+    #: Whether a channel is joined on it.
+    joined: Callable[[], bool]
     _fragments: bytearray
     _early: bytearray
     _pong_limit = LOW_MARK
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self._early = bytearray()
+        self.joined = lambda: False
         super().connection_made(transport)
 
     def open_lane(self, limit: int) -> Lane:
@@ -163,6 +166,9 @@ class FastLane(WebSocketsSansIOProtocol):
     def shutdown(self) -> None:
         if self.lane is not None and not self.lane.closed:
             self.lane.close(SERVICE_RESTART, "the server is restarting")
+        elif self.lane is not None and self.close_sent:
+            # The client has its time to answer: a transport that is closed before may lose the close frame.
+            self._bound_closing()
         elif not self.transport.is_closing():
             super().shutdown()
             self._bound_closing()

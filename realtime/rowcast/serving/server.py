@@ -10,10 +10,11 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from rowcast.errors import ListenError
+from rowcast.model.stopping import Stopping
+from rowcast.serving.draining import GRACE, Server
 from rowcast.serving.entrance import entrance
 from rowcast.serving.fastlane import FastLane
 
-_DRAIN_SECONDS: Final = 10
 _BACKLOG: Final = 2048
 #: At these levels uvicorn and websockets log requests and frames whole: keys, tokens and payloads; or tell of
 #: each start and end in seven lines.
@@ -39,11 +40,14 @@ def make_server(
     log_level: str,
     handshake_timeout: float = 10.0,
     lifespan: str = "on",
-) -> uvicorn.Server:
+    stopping: Stopping | None = None,
+    drain_delay: float = 0.0,
+    drain_seconds: float = 0.0,
+) -> Server:
     """A server, ready to ``serve``.
 
     ``max_frame`` in bytes bounds a client's message, ``handshake_timeout`` in seconds how long the header of
-    a request may take.
+    a request may take. ``stop`` says in ``stopping`` how far it is, and drains as ``Server`` does.
     """
     logging.getLogger("uvicorn.error").addFilter(_NoAddresses())
     config = uvicorn.Config(
@@ -62,9 +66,9 @@ def make_server(
         log_config=None,
         lifespan=lifespan,  # type: ignore[arg-type]
         server_header=False,
-        timeout_graceful_shutdown=_DRAIN_SECONDS,
+        timeout_graceful_shutdown=GRACE,
     )
-    server = uvicorn.Server(config)
+    server = Server(config, stopping or Stopping(), delay=drain_delay, seconds=drain_seconds)
     # uvicorn would catch signals itself, and raise them again at its end: the exit code would not be 0.
     server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign, assignment]
     return server

@@ -79,6 +79,11 @@ class Connection:
         self._next_key = 0
         self._asked: _Asked | None = None
 
+    @property
+    def joined(self) -> bool:
+        """Whether it has a channel."""
+        return bool(self._channels)
+
     # What the client says
 
     def receive(self, message: ClientMessage, now: float, position: str | None = None) -> list[Want]:

@@ -32,6 +32,8 @@ async def _alive(_: Request) -> Response:
 
 async def _ready(request: Request) -> Response:
     services: Services = request.app.state.services
+    if services.stopping.announced:
+        return JSONResponse({"status": "draining"}, status_code=503)
     faults = dict(services.faults())
     if faults:
         return JSONResponse({"status": "not ready", "faults": faults}, status_code=503)

@@ -9,6 +9,7 @@ from rowcast.hub.feed import Feed
 from rowcast.model.allowed import Allowed, ChannelRequest
 from rowcast.model.rates import RateWindow
 from rowcast.model.seats import Seats
+from rowcast.model.stopping import Stopping
 from rowcast.session.admission import Limits
 from rowcast.session.connection import Verify
 
@@ -38,4 +39,5 @@ class Services:
     degraded: Callable[[], Mapping[str, str]] = dict
     joins: RateWindow = field(default_factory=lambda: RateWindow(100))
     seats: Seats = field(default_factory=Seats)
+    stopping: Stopping = field(default_factory=Stopping)
     clock: Callable[[], float] = time.time

@@ -32,6 +32,8 @@ _POLICY = 1008
 #: The client's headers that policies of private channels may look at begin so.
 _POLICY_HEADERS = "x-"
 _TOO_BIG = 1009
+_STOPPING = "The server is stopping: connect again"
+_RETRY_SECONDS = 1
 #: uvloop counts in milliseconds, and calls at once what is due within half of one.
 _SHORTEST_TIMER = 0.001
 #: What the original calls its JSON.
@@ -47,6 +49,10 @@ async def endpoint(websocket: WebSocket) -> None:
     if version is None:
         await _refuse(websocket, Response(status_code=403))
         return
+    if services.stopping.refusing:
+        headers = {"Retry-After": str(_RETRY_SECONDS)}
+        await _refuse(websocket, JSONResponse({"error": _STOPPING}, 503, headers, JSON_UTF8))
+        return
     token = _api_key(websocket)
     fault = _fault(services, token)
     if fault is not None:
@@ -57,7 +63,10 @@ async def endpoint(websocket: WebSocket) -> None:
     await websocket.accept()
     fast = websocket.scope.get("extensions", {}).get(FAST_LANE)
     if fast is not None:
-        await _Conversation(services, websocket, version, token, fast.open_lane(services.lane_limit)).run()
+        lane = fast.open_lane(services.lane_limit)
+        conversation = _Conversation(services, websocket, version, token, lane)
+        fast.joined = conversation.joined
+        await conversation.run()
         return
     sink = AsgiSink(websocket.send)
     sink.lane = Lane(sink, services.lane_limit)
@@ -140,6 +149,10 @@ class _Conversation:
         self._headers = {
             name: value for name, value in websocket.headers.items() if name.startswith(_POLICY_HEADERS)
         }
+
+    def joined(self) -> bool:
+        """Whether it has a channel."""
+        return self._session.joined
 
     async def run(self) -> None:
         """Receive until the client is gone."""
