@@ -36,11 +36,11 @@ async def clients(running: Running, *, idle: int, joined: int) -> AsyncIterator[
 
 async def ended(client: ClientConnection) -> int:
     """Wait until it is closed; with which code."""
-    with pytest.raises(ConnectionClosed) as closed:
-        while True:
-            await client.recv()
-    assert closed.value.rcvd is not None
-    return int(closed.value.rcvd.code)
+    with contextlib.suppress(ConnectionClosed):
+        async for _ in client:
+            pass
+    assert client.close_code is not None
+    return client.close_code
 
 
 async def get(running: Running, path: str) -> httpx.Response:
