@@ -18,7 +18,8 @@ from rowcast.protocol.values import Rewrite, rewrite_of, split
 _encode: Final = msgspec.json.Encoder().encode
 #: Values whose JSON is longer than this are left out of a change that is too large.
 SMALL_VALUE: Final = 64
-_TOO_LARGE: Final = b'["Error 413: Payload Too Large"]'
+#: What ``errors`` says where they are left out.
+TOO_LARGE: Final = b'["Error 413: Payload Too Large"]'
 _NO_KEY: Final = b'["Error 400: Bad Request, no primary key"]'
 _EVERYTHING: Final = View()
 
@@ -39,21 +40,22 @@ def encode_reduced(change: Change, view: View = _EVERYTHING) -> bytes:
     """The ``data`` object of a change that is too large: with small values only, which ``errors`` says."""
     outline = _outline(change.relation, view)
     record, old_record = _images(change, outline)
-    return _data(change, outline, _TOO_LARGE, record and _small(record), old_record and _small(old_record))
+    return _data(change, outline, TOO_LARGE, record and small_values(record), old_record and small_values(old_record))
 
 
 def encode_message(data: bytes, topic: str, ids: Sequence[int], version: Version) -> bytes:
     """The whole message for subscribers of ``topic`` whose bindings ``ids`` match."""
     numbers = ",".join(map(str, ids)).encode()
-    return _message("postgres_changes", topic, version, b'{"data":', data, b',"ids":[', numbers, b"]}")
+    return encode_event("postgres_changes", topic, version, b'{"data":', data, b',"ids":[', numbers, b"]}")
 
 
 def encode_legacy(data: bytes, topic: str, op: Op, version: Version) -> bytes:
     """The whole message for who joined ``topic`` the old way: its event is ``op``, its payload ``data``."""
-    return _message(op, topic, version, data)
+    return encode_event(op, topic, version, data)
 
 
-def _message(event: str, topic: str, version: Version, *payload: bytes) -> bytes:
+def encode_event(event: str, topic: str, version: Version, *payload: bytes) -> bytes:
+    """A message of the server's, around the JSON of its payload."""
     name = event.encode()
     if version is Version.V1:
         return b"".join((
@@ -116,7 +118,8 @@ def _images(change: Change, outline: _Outline) -> tuple[bytes | None, bytes | No
     return record, old
 
 
-def _small(image: bytes) -> bytes:
+def small_values(image: bytes) -> bytes:
+    """A row without its long values."""
     values = ((name, bytes(value)) for name, value in split(image).items())
     kept = {
         name: msgspec.Raw(value) for name, value in values if len(value) <= SMALL_VALUE and value != b"null"

@@ -66,7 +66,7 @@ def plain(number: str) -> str:
     return mantissa if mantissa.strip("-0.") else mantissa.lstrip("-")
 
 
-def _order(name: str) -> tuple[int, bytes]:
+def jsonb_order(name: str) -> tuple[int, bytes]:
     """jsonb's: shorter names first, then by their bytes."""
     text = name.encode("utf-8", "surrogatepass")
     return len(text), text
@@ -83,7 +83,7 @@ def _quoted(name: str) -> bytes:
 def _stands(fields: list[tuple[str, Rewrite | None]]) -> bool:
     """Whether an object of these fields needs nothing."""
     names = [name for name, _ in fields]
-    return all(rewrite is None for _, rewrite in fields) and names == sorted(names, key=_order)
+    return all(rewrite is None for _, rewrite in fields) and names == sorted(names, key=jsonb_order)
 
 
 def _rewrite(shape: Shape | None) -> Rewrite | None:
@@ -133,7 +133,7 @@ def _number(text: str) -> msgspec.Raw:
 
 def _ordered(pairs: Iterable[tuple[str, object]]) -> dict[str, object]:
     last = dict(pairs)
-    return {name: last[name] for name in sorted(last, key=_order)}
+    return {name: last[name] for name in sorted(last, key=jsonb_order)}
 
 
 # msgspec has no hook for whole numbers, and those may have more digits than Python reads.
@@ -169,7 +169,7 @@ class _RowRewrite:
 
     @classmethod
     def of(cls, fields: list[tuple[str, Rewrite | None]], *, closed: bool) -> "_RowRewrite":
-        ordered = sorted(fields, key=lambda field: _order(field[0]))
+        ordered = sorted(fields, key=lambda field: jsonb_order(field[0]))
         leads = [(b"," if n else b"{") + _encode(name) + b":" for n, (name, _) in enumerate(ordered)]
         return cls(
             tuple((name, lead, rewrite) for (name, rewrite), lead in zip(ordered, leads, strict=True)), closed
@@ -195,7 +195,7 @@ class _RowRewrite:
         known = {name: rewrite for name, _, rewrite in self.fields}
         names = [name for name in values if name in known or not self.closed]
         parts = []
-        for name in sorted(names, key=_order):
+        for name in sorted(names, key=jsonb_order):
             value, rewrite = bytes(values[name]), known.get(name)
             if rewrite is not None:
                 with contextlib.suppress(*_UNREADABLE):
