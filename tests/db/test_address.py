@@ -3,7 +3,7 @@
 import pytest
 from hypothesis import given
 
-from rowcast.db.address import cleaned, fault, files, place, shown
+from rowcast.db.address import cleaned, each_host, fault, files, place, primary, shown
 from support.addresses import NEEDLE, addresses
 
 
@@ -79,3 +79,46 @@ def test_what_is_shown_tells_where_an_address_leads() -> None:
     assert place(address) == "db.example:5432/app"
     assert place("postgresql:///app?host=/tmp") == "local socket/app"
     assert files(address) == {"sslrootcert": "/etc/ca.pem"}
+
+
+@pytest.mark.parametrize(
+    ("address", "hosts"),
+    [
+        ("postgresql://me:pw@one:1,two:2/app", ["me:pw@one:1", "me:pw@two:2"]),
+        ("postgresql://me@one,[::1]:2/app?sslmode=require", ["me@one", "me@[::1]:2"]),
+    ],
+)
+def test_of_several_hosts_each_has_an_address_that_takes_only_a_primary(
+    address: str, hosts: list[str]
+) -> None:
+    found = each_host(address)
+    assert [one.partition("://")[2].partition("/")[0] for one in found] == hosts
+    assert all("target_session_attrs=primary" in one for one in found)
+    assert all(("sslmode=require" in one) == ("sslmode" in address) for one in found)
+
+
+def test_hosts_may_be_given_as_a_parameter_and_what_is_wanted_of_them_too() -> None:
+    parameters = "host=one,two&port=1,2&target_session_attrs=read-write"
+    first, second = each_host(f"postgresql://me@/app?{parameters}")
+    assert ("host=one&port=1" in first, "host=two&port=2" in second) == (True, True)
+    assert "target_session_attrs=read-write" in first
+    both, _ = each_host("postgresql://me@/app?host=one,two&port=5433")
+    assert "port=5433" in both
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "postgresql://me:pw@one:1/app",
+        "postgresql:///app?host=/var/run/postgresql",
+        "postgresql://",
+        "postgresql://me@/app?host=one,two&port=1,2,3",
+    ],
+)
+def test_one_host_and_what_is_no_list_stay_as_they_are(address: str) -> None:
+    assert each_host(address) == [address]
+
+
+def test_a_primary_is_wanted_unless_the_address_says_what() -> None:
+    assert primary("postgresql://one/app") == "postgresql://one/app?target_session_attrs=primary"
+    assert primary("postgresql://one/app?target_session_attrs=any").endswith("?target_session_attrs=any")

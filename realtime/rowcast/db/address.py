@@ -28,6 +28,7 @@ _FOR_OTHERS: Final = frozenset({
 #: Ours to say, for each connection what it is for.
 _OURS: Final = frozenset({"application_name"})
 _BINDING: Final = "channel_binding"
+_ATTRIBUTES: Final = "target_session_attrs"
 _FILES: Final = frozenset({"sslrootcert", "sslcert", "sslkey", "sslcrl"})
 
 
@@ -84,6 +85,37 @@ def cleaned(dsn: str) -> str:
     dropped = _FOR_OTHERS | _OURS | {_BINDING}
     kept = [pair for pair in parse_qsl(parts.query, keep_blank_values=True) if pair[0] not in dropped]
     return urlunsplit(parts._replace(query=urlencode(kept)))
+
+
+def each_host(dsn: str) -> list[str]:
+    """The address of each host that a cleaned one names, in its order. Of several, only the primary will do,
+    unless the address says which."""
+    parts = urlsplit(dsn)
+    query = dict(parse_qsl(parts.query, keep_blank_values=True))
+    user, at, netloc = parts.netloc.rpartition("@")
+    if netloc:
+        hosts = netloc.split(",")
+        ports = [""] * len(hosts)
+    else:
+        hosts = query.get("host", "").split(",")
+        ports = query.get("port", "").split(",")
+        ports = ports * len(hosts) if len(ports) == 1 else ports
+    if len(hosts) == 1 or len(ports) != len(hosts):
+        return [dsn]
+    query.setdefault(_ATTRIBUTES, "primary")
+    found = []
+    for host, port in zip(hosts, ports, strict=True):
+        own = {} if netloc else {"host": host, "port": port}
+        one = parts._replace(netloc=f"{user}{at}{host if netloc else ''}", query=urlencode(query | own))
+        found.append(urlunsplit(one))
+    return found
+
+
+def primary(dsn: str) -> str:
+    """The address, with nothing but a primary taken, unless it says which."""
+    parts = urlsplit(dsn)
+    query = dict(parse_qsl(parts.query, keep_blank_values=True))
+    return urlunsplit(parts._replace(query=urlencode({_ATTRIBUTES: "primary"} | query)))
 
 
 def place(dsn: str) -> str:

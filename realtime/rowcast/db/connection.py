@@ -12,7 +12,8 @@ import ssl
 
 import asyncpg
 
-from rowcast.db.address import cleaned, files, place
+from rowcast.db.address import files, place
+from rowcast.db.reaching import reach
 from rowcast.errors import DatabaseError
 
 ADVISORY_MIGRATE = 0x526F7763_0001
@@ -92,6 +93,8 @@ _NO_TLS = "rejected SSL upgrade"
 
 def unreachable(dsn: str, error: BaseException) -> str:
     """Why a database does not answer now, in a sentence; ``error`` is one of REFUSED."""
+    if isinstance(error, asyncpg.TargetServerAttributeNotMatched):
+        return f"No host of {place(dsn)} that answers is a primary."
     # An OSError's own words name the host and port only; a Postgres says what keeps it.
     why = str(error) if isinstance(error, (OSError, asyncpg.PostgresError)) else ""
     name = type(error).__name__
@@ -118,8 +121,8 @@ async def connect(
     _check_files(dsn)
     try:
         async with asyncio.timeout(timeout):
-            connection = await asyncpg.connect(
-                cleaned(dsn),
+            connection = await reach(
+                dsn,
                 timeout=timeout,
                 command_timeout=patience,
                 statement_cache_size=0 if pooled else _CACHED_STATEMENTS,

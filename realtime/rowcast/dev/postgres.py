@@ -268,7 +268,7 @@ class Postgres:
         assert server is not None
         deadline = time.monotonic() + _START_TIMEOUT
         while server.poll() is None and time.monotonic() < deadline:
-            if self._status(server.pid) == "ready":
+            if self._status(server.pid) in ("ready", "standby"):
                 return True
             time.sleep(_POLL)
         return False
