@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from chaos.stalls import Arrival
 from chaos.streams import Entry, Heard, Stream, Stretch, copy_of, decode
 from chaos.truth import Event, Truth
 from rowcast.model.position import EPOCH_BYTES, Position, Snapshot
@@ -30,6 +31,7 @@ class Verdict:
     expected: int = 0
     delivered: int = 0
     gaps: int = 0
+    arrivals: list[Arrival] = field(default_factory=list)
 
     @property
     def good(self) -> bool:
@@ -66,6 +68,7 @@ class _Checked:
     def __init__(self, truth: Truth, stream: Stream, stretch: Stretch, verdict: Verdict, last: bool) -> None:
         self._truth, self._profile, self._stretch = truth, stream.profile, stretch
         self._verdict, self._last, self._name = verdict, last and stream.caught_up, stream.name
+        self._since = stream.heard_since
         self._gone = False
         self._found: dict[tuple[int, int], Event] = {}
         beats = ((message, decode(text)) for message, text in stretch.beats)
@@ -195,6 +198,9 @@ class _Checked:
             if event is None:
                 continue
             xid = event.xid
+            since = bisect.bisect_right(self._since, change.at)
+            if since:
+                self._verdict.arrivals.append(Arrival(xid, change.at, self._since[since - 1]))
             if times.setdefault(xid, change.commit) != change.commit:
                 self._fault("commit time", f"transaction {xid}: {times[xid]} and {change.commit}")
             if before is not None and before[0] != xid:

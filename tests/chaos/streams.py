@@ -69,7 +69,10 @@ class Profile:
 
 @dataclass(frozen=True, slots=True)
 class Heard:
-    """One change of a message. ``message`` counts the messages of the channel; ``whole`` is a group's end."""
+    """One change of a message. ``message`` counts the messages of the channel; ``whole`` is a group's end.
+
+    ``at`` is when it came, in seconds of the monotonic clock.
+    """
 
     kind: str
     table: str
@@ -81,6 +84,7 @@ class Heard:
     message: int
     position: str
     whole: bool = True
+    at: float = 0.0
 
     @property
     def uid(self) -> str | None:
@@ -117,13 +121,18 @@ class Stretch:
 
 @dataclass(slots=True)
 class Stream:
-    """All that a channel was sent, and what the client itself found wrong with it."""
+    """All that a channel was sent, and what the client itself found wrong with it.
+
+    ``heard_since`` and ``heard_until`` say when it was subscribed and when not, by the monotonic clock.
+    """
 
     name: str
     profile: Profile
     stretches: list[Stretch] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
     caught_up: bool = False
+    heard_since: list[float] = field(default_factory=list)
+    heard_until: list[float] = field(default_factory=list)
 
     @property
     def open(self) -> Stretch:

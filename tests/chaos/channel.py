@@ -1,0 +1,220 @@
+"""One channel as a raw client keeps it: what it was told, and from where it would go on.
+
+It follows the rules that docs/protocol.md gives to clients and no others. This module performs no I/O.
+"""
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from chaos.schema import WHOLE
+from chaos.streams import Heard, Profile, Stream, Stretch, decode
+from rowcast.model.position import Snapshot
+
+Key = tuple[int, tuple[int, ...], str]
+
+
+class Channel:
+    """``position`` is None until there is one to resume from. ``joined`` is True from "Subscribed" on."""
+
+    def __init__(self, name: str, profile: Profile) -> None:
+        self.name, self.topic, self.profile = name, f"realtime:{name}", profile
+        self.stream = Stream(name, profile)
+        self.position: str | None = None
+        self.join_ref = ""
+        self.answered = self.joined = False
+        self.trouble = ""
+        self.again = 0
+        self._ids: dict[int, int] = {}
+        self._asked: str | None = None
+        self._snapshot: set[int] = set()
+        self._messages = 0
+        # What was heard under the present position: it may come again, if that is before its change.
+        self._tail: set[Key] = set()
+        self._expect_again: set[Key] = set()
+
+    @property
+    def snapshotting(self) -> bool:
+        """Whether rows of a snapshot are still to come."""
+        return bool(self._snapshot)
+
+    def join(self, ref: str, token: str) -> dict[str, Any]:
+        """The payload of a join that goes on from where this channel is."""
+        self.join_ref, self.answered, self.joined = ref, False, False
+        self._asked = self.position
+        entries = [entry.wire() for entry in self.profile.entries]
+        wanted: dict[str, Any] = {"gap": True}
+        if self.profile.group:
+            wanted["group"] = "transaction"
+        config: dict[str, Any] = {"postgres_changes": entries, "rowcast": wanted}
+        if self._asked is not None:
+            config["resume"] = {"position": self._asked}
+            self._expect_again = set(self._tail)
+        else:
+            self._begin(None)
+        return {"config": config, "access_token": token}
+
+    def lost(self) -> None:
+        """The socket is gone, or the server ended the channel."""
+        self.join_ref, self.answered = "", False
+        self._leave_off()
+
+    def _leave_off(self) -> None:
+        if self.joined:
+            self.joined = False
+            self.stream.heard_until.append(time.monotonic())
+        if self._snapshot:
+            # Half a snapshot is none: there is no position yet, and so it comes anew.
+            self.position = None
+            self._snapshot = set()
+
+    # What the server says
+
+    def replied(self, status: str, response: Mapping[str, Any]) -> None:
+        """The answer to the join."""
+        if status != "ok":
+            self.trouble = f"join refused: {response.get('reason')}"
+            self.lost()
+            return
+        self.answered = True
+        numbers = [binding["id"] for binding in response.get("postgres_changes", [])]
+        self._ids = {number: index for index, number in enumerate(numbers)}
+
+    def told(self, payload: Mapping[str, Any]) -> None:
+        """A ``system`` message."""
+        if payload.get("extension") != "postgres_changes":
+            return
+        if "gap" in payload:
+            self._gap(payload["gap"], payload.get("position"))
+        elif payload.get("status") != "ok":
+            self.trouble = str(payload.get("message"))
+            self.lost()
+        elif not self.joined and self.answered:
+            self._subscribed(payload.get("position"))
+
+    def _subscribed(self, position: str | None) -> None:
+        self.joined = True
+        self.stream.heard_since.append(time.monotonic())
+        if position is None:
+            self._fault("subscribed without a position")
+        elif self._asked is not None:
+            self.stream.open.resumes += 1
+            if position != self._asked:
+                self._fault("resumed from another position than it asked for")
+        else:
+            self._begin(position)
+
+    def _begin(self, position: str | None) -> None:
+        """A stretch begins here; with snapshots it does at theirs, which is not known yet."""
+        stretches = self.stream.stretches
+        if stretches and not stretches[-1].heard and stretches[-1].gap is None:
+            stretches.pop()
+        self._tail, self._expect_again = set(), set()
+        self._snapshot = {n for n, entry in enumerate(self.profile.entries) if entry.snapshot is not None}
+        self.position = None if self._snapshot else position
+        stretches.append(Stretch(self.position))
+
+    def _gap(self, gap: Mapping[str, Any], position: str | None) -> None:
+        stretch = self.stream.open
+        if self.position is not None:
+            stretch.gap, stretch.ended_at = str(gap.get("reason")), self.position
+            if gap.get("from") is None:
+                self._fault("a gap from nowhere")
+        if not self.joined:
+            self.joined = True
+            self.stream.heard_since.append(time.monotonic())
+        self._asked = None
+        self._begin(position)
+
+    def snapshot(self, payload: Mapping[str, Any]) -> None:
+        """Rows of a snapshot."""
+        data = payload["data"]
+        entries = [self._ids[number] for number in payload["ids"] if number in self._ids]
+        stretch = self.stream.open
+        if not self._snapshot.issuperset(entries):
+            self._fault(f"rows of a snapshot of {data['table']} that nobody awaits")
+        if stretch.start is None:
+            stretch.start = data["position"]
+        elif stretch.start != data["position"]:
+            self._fault("snapshots of one channel are of two moments")
+        for entry in entries:
+            stretch.rows[entry] += data["records"]
+        if data["last"]:
+            self._snapshot -= set(entries)
+            if not self._snapshot:
+                self.position = data["position"]
+
+    def changes(self, event: str, payload: Mapping[str, Any]) -> None:
+        """A change, or a transaction's."""
+        self._messages += 1
+        grouped = event == "transaction"
+        if grouped != self.profile.group:
+            self._fault(f"a message {event}, which it did not ask for")
+        if not self.joined or self._snapshot:
+            self._fault("a change before the subscription or its snapshot was complete")
+        position = payload["position"] if grouped else payload["data"]["position"]
+        if position != self.position:
+            self.position, self._tail = position, set()
+        for change in payload["changes"] if grouped else [payload]:
+            ids = tuple(change["ids"])
+            key = (change["data"]["seq"], ids, change["data"]["type"])
+            self._tail.add(key)
+            if key in self._expect_again:
+                self._expect_again.discard(key)
+                self.again += 1
+                continue
+            self._keep(change["data"], ids, position, whole=payload.get("last", True))
+
+    def _keep(self, data: Mapping[str, Any], ids: tuple[int, ...], position: str, *, whole: bool) -> None:
+        kind, table = data["type"], data["table"]
+        entries = tuple(self._ids[number] for number in ids if number in self._ids)
+        if len(entries) != len(ids):
+            self._fault(f"{kind} of {table} for bindings that it has not")
+        for entry in entries:
+            if kind not in self.profile.entries[entry].kinds:
+                self._fault(f"{kind} of {table}, which it did not ask for")
+        old = data.get("old_record") or {}
+        if kind == "LEAVE" and table in WHOLE and "n" not in old:
+            self._fault("a LEAVE without its old row")
+        self.stream.open.heard.append(
+            Heard(
+                kind=kind,
+                table=table,
+                entries=entries,
+                record=data.get("record") or {},
+                old=old,
+                seq=data["seq"],
+                commit=data["commit_timestamp"],
+                message=self._messages,
+                position=position,
+                whole=whole,
+                at=time.monotonic(),
+            )
+        )
+
+    def beat(self, position: str, *, adopt: bool) -> None:
+        """A heartbeat's position. ``adopt`` takes it to resume from, where it is further on than ours."""
+        if not self.joined or self._snapshot:
+            return
+        self.stream.open.beats.append((self._messages, position))
+        if adopt and self.reaches(position, self._end()):
+            self.position, self._tail = position, set()
+
+    def _end(self) -> Snapshot | None:
+        mine = decode(self.position)
+        return None if mine is None else mine.end or mine.start
+
+    def reaches(self, position: str | None, target: Snapshot | None) -> bool:
+        """Whether all that ``target`` sees lies before the position."""
+        found = decode(position)
+        return found is not None and target is not None and found.start.covers(target)
+
+    def caught_up(self, target: Snapshot) -> bool:
+        """Whether it was told that everything which ``target`` sees has been sent."""
+        if not self.joined or self._snapshot:
+            return False
+        beats = self.stream.open.beats
+        return self.reaches(beats[-1][1] if beats else None, target) or self.reaches(self.position, target)
+
+    def _fault(self, what: str) -> None:
+        self.stream.faults.append(what)
