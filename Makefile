@@ -11,7 +11,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_REQUIRE_VIRTUALENV := 1
 PROJECTS := pyproject.toml sdk/pyproject.toml realtime/rowcast/__init__.py sdk/rowcast_client/__init__.py
 
-.PHONY: help demo dev test bench fuzz docs lint types format setup clients pins clean
+.PHONY: help demo dev test bench chaos fuzz docs lint types format setup clients pins clean
 .DEFAULT_GOAL := help
 
 help: ## list these targets
@@ -28,6 +28,9 @@ test: lint types clients ## everything: lint, types, then all tests
 
 bench: $(BIN)/.dev ## measure: writes with and without capture, delivery times
 	@$(BIN)/python -m benchmarks $(ARGS)
+
+chaos: $(BIN)/.dev ## break everything for a minute, and count what was lost: ARGS="--seed 7 --seconds 60 --faults all"
+	@PYTHONPATH=tests $(BIN)/python -m chaos $(ARGS)
 
 fuzz: build/fuzzing/.venv/.done ## feed parsers what breaks them, guided by coverage: see fuzzing/README.md
 	@PYTHONPATH=realtime nice -n 19 build/fuzzing/.venv/bin/python -m fuzzing $(ARGS)
