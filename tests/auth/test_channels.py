@@ -12,6 +12,7 @@ from rowcast.auth.channels import Channels
 from rowcast.db.pool import create_pool
 from rowcast.model.allowed import Allowed, ChannelRequest, ChannelUnavailable
 from rowcast.model.claims import Claims
+from support.proxies import proxied
 
 BOTH, NEITHER = Allowed(True, True), Allowed()
 USER = "11111111-1111-1111-1111-111111111111"
@@ -248,6 +249,23 @@ async def test_when_every_connection_is_taken_it_says_so(
         with pytest.raises(ChannelUnavailable) as refusal:
             await channels.may_write(request())
     assert refusal.value.reason == "IncreaseConnectionPool: Please increase your connection pool size"
+
+
+async def test_a_connection_that_fell_silent_is_given_up_and_another_is_asked(
+    migrated: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rowcast.auth.channels._ACQUIRE_SECONDS", 1.0)
+    monkeypatch.setattr("rowcast.auth.channels.PATIENCE", 0.1)
+    async with proxied(migrated) as proxy:
+        pool = await create_pool(proxy.address, 1)
+        channels = Channels(pool, ROLES, seconds=0.5)
+        assert await channels.may_read(request(role="service_role"), presence=True) == BOTH
+        proxy.silence()
+        with pytest.raises(ChannelUnavailable) as refusal:
+            await channels.may_read(request(role="service_role"), presence=True)
+        assert refusal.value.reason.startswith("UnableToConnectToProject")
+        assert await channels.may_read(request(role="service_role"), presence=True) == BOTH
+        pool.terminate()
 
 
 async def test_without_a_database_it_says_so() -> None:

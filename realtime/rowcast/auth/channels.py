@@ -4,6 +4,7 @@ They are asked as Supabase asks them: a message is written by the server and loo
 role and claims, or written under these; the transaction is rolled back, and nothing of it stays.
 """
 
+import asyncio
 import contextlib
 import json
 import uuid
@@ -14,7 +15,7 @@ import asyncpg
 import structlog
 
 from rowcast.db.connection import REFUSED, Session
-from rowcast.db.roles import RoleUnavailable, Stubborn, as_role, end_sessions, undone, within
+from rowcast.db.roles import PATIENCE, RoleUnavailable, Stubborn, as_role, end_sessions, undone, within
 from rowcast.model.allowed import Allowed, ChannelRequest, ChannelUnavailable
 
 _EXTENSIONS: Final = ("broadcast", "presence")
@@ -97,10 +98,17 @@ class Channels:
         if request.claims.role not in self._roles:
             yield None
             return
+        acquired = False
         try:
-            async with self._pool.acquire(timeout=_ACQUIRE_SECONDS) as connection, undone(connection):
-                await connection.execute(f"set local statement_timeout = '{self._seconds * 1000:.0f}'")
-                yield connection
+            # A connection that fell silent has no statement_timeout, and the socket hears nothing meanwhile.
+            async with asyncio.timeout(_ACQUIRE_SECONDS + 2 * (self._seconds + PATIENCE)):
+                async with self._pool.acquire(timeout=_ACQUIRE_SECONDS) as connection:
+                    acquired = True
+                    async with undone(connection):
+                        await connection.execute(
+                            f"set local statement_timeout = '{self._seconds * 1000:.0f}'"
+                        )
+                        yield connection
         except (asyncpg.QueryCanceledError, Stubborn) as error:
             if isinstance(error, Stubborn):
                 await self._end_session(error)
@@ -113,10 +121,10 @@ class Channels:
         except asyncpg.TooManyConnectionsError:
             text = "Database can't accept more connections, Realtime won't connect"
             raise ChannelUnavailable("DatabaseLackOfConnections", text) from None
-        except TimeoutError:
-            text = "Please increase your connection pool size"
-            raise ChannelUnavailable("IncreaseConnectionPool", text) from None
-        except REFUSED:
+        except REFUSED as error:
+            if isinstance(error, TimeoutError) and not acquired:
+                text = "Please increase your connection pool size"
+                raise ChannelUnavailable("IncreaseConnectionPool", text) from None
             text = "Realtime was unable to connect to the project database"
             raise ChannelUnavailable("UnableToConnectToProject", text) from None
         except (asyncpg.PostgresError, RoleUnavailable) as error:
