@@ -1,7 +1,7 @@
 """What a channel is to the hub, and what the source of changes is to the web."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from rowcast.hub.lanes import Lane
@@ -12,6 +12,21 @@ from rowcast.protocol.messages import Version
 NOBODY: Final = Subject("")
 
 
+@dataclass(slots=True)
+class Transaction:
+    """What a channel is to be sent of a transaction that is not known to be complete.
+
+    ``before`` is the position before all of it, ``position`` that after its last change so far; ``size`` is
+    in bytes, of a message with its ``parts`` and no position. Each part has the number of its change.
+    """
+
+    before: str
+    position: str
+    commit_timestamp: str
+    size: int
+    parts: list[tuple[int, bytes]] = field(default_factory=list)
+
+
 @dataclass(eq=False, slots=True)
 class Subscriber:
     """One joined channel. ``lost`` is called when the feed can no longer say what the subscriber missed.
@@ -20,7 +35,7 @@ class Subscriber:
     nothing. ``told`` is called with a status, ``ok`` or ``error``, and what became of a binding later.
     ``legacy`` is a channel that joined the old way: its changes have the operation as their event.
     ``subject`` is who it is subscribed as. ``gap`` says whether it is told of missing changes and goes on,
-    and ``group`` whether it is sent whole transactions.
+    and ``group`` whether it is sent whole transactions; ``transaction`` is what it has yet to be sent of one.
     """
 
     topic: str
@@ -33,6 +48,7 @@ class Subscriber:
     subject: Subject = NOBODY
     gap: bool = False
     group: bool = False
+    transaction: Transaction | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,11 @@ Select = frozenset[str] | None
 
 
 class Audience(NamedTuple):
-    """What subscribers must have in common to be sent the very same bytes, and to be judged alike."""
+    """What subscribers must have in common to be sent the very same bytes, and to be judged alike.
+
+    ``group`` are those who are sent whole transactions; ``last`` says that nothing else about the change is
+    sent to them.
+    """
 
     role: str
     version: Version
@@ -30,6 +34,8 @@ class Audience(NamedTuple):
     ids: tuple[int, ...]
     select: Select
     legacy: bool
+    group: bool = False
+    last: bool = True
 
 
 @dataclass(eq=False, slots=True)
@@ -196,10 +202,13 @@ class FilterIndex:
                 if predicate.passes(row, answers.get(role, _NONE)):
                     yield listeners, role
 
-    def asks(self, row: Row) -> Iterator[tuple[str, Ask]]:
-        """What has to be answered for a row, and under which role."""
+    def asks(self, row: Row, *, leaving: bool = False) -> Iterator[tuple[str, Ask]]:
+        """What has to be answered for a row, and under which role; ``leaving``: for one that was, and only
+        for those who want to know that they lost it."""
         if self._by_ask:
             for listeners, predicate in self._candidates(row):
+                if leaving and not listeners.binding.leave:
+                    continue
                 for ask in predicate.asks:
                     for role in listeners.roles:
                         yield role, ask

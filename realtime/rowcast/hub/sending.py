@@ -4,11 +4,12 @@ Runs on the event loop only; nothing here waits.
 """
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
 from typing import Final
 
+from rowcast.hub.counts import Counts
 from rowcast.hub.feed import Subscriber
 from rowcast.hub.matching import Audience
+from rowcast.hub.transactions import Transactions
 from rowcast.model.binding import Binding
 from rowcast.model.change import Change, Op, Relation
 from rowcast.model.claims import Subject
@@ -19,6 +20,7 @@ from rowcast.protocol.changes import (
     encode_keyless,
     encode_legacy,
     encode_message,
+    encode_part,
     encode_reduced,
 )
 from rowcast.protocol.frames import text_frame
@@ -30,24 +32,22 @@ Sees = Mapping[Subject, Seen]
 NO_SEES: Final[Sees] = {}
 
 
-@dataclass(slots=True)
-class Counts:
-    """What the fan-out did since the start."""
-
-    messages: int = 0
-    hidden: int = 0
-
-
 class Sending:
     """One change on its way. ``limit`` bounds a whole message, in bytes."""
 
     def __init__(
-        self, change: Change, may_read: MayRead, limit: int, counts: Counts, sees: Sees = NO_SEES
+        self,
+        change: Change,
+        may_read: MayRead,
+        limit: int,
+        counts: Counts,
+        transactions: Transactions,
+        sees: Sees = NO_SEES,
     ) -> None:
         self._change, self._may_read, self._sees = change, may_read, sees
-        self._limit, self._counts = limit, counts
-        self._data: dict[View | None, bytes] = {}
-        self._reduced: dict[View, bytes] = {}
+        self._limit, self._counts, self._transactions = limit, counts, transactions
+        self._data: dict[tuple[View | None, bool], bytes] = {}
+        self._reduced: dict[tuple[View, bool], bytes] = {}
         self._readings: dict[str, Reading | None] = {}
 
     def reading(self, role: str) -> Reading | None:
@@ -62,7 +62,7 @@ class Sending:
         Of a row that it may not see, it may know the primary key at most.
         """
         reading = self.reading(role)
-        if reading is None or binding.filter is None:
+        if reading is None or binding.filter is None or self._change.op is Op.TRUNCATE:
             return True
         columns = {one.column for one in conditions(binding.filter)}
         if reading.judged and self._is_open(reading) and not columns <= self._change.relation.key:
@@ -72,7 +72,15 @@ class Sending:
     def judged(self, role: str) -> bool:
         """Whether the change is to be judged for a role, by the claims of whoever looks."""
         reading = self.reading(role)
-        return reading is not None and reading.judged and not self._is_open(reading)
+        return reading is not None and self._is_judged(reading)
+
+    def shows(self, subscriber: Subscriber) -> bool:
+        """Whether somebody may see the row that the change is reported by."""
+        reading = self.reading(subscriber.subject.role)
+        if reading is None or not self._is_judged(reading):
+            return reading is not None
+        seen = self._sees.get(subscriber.subject)
+        return seen is not None and (seen.old if self._change.op is Op.LEAVE else seen.row)
 
     def send(self, audience: Audience, members: Collection[Subscriber]) -> None:
         """Send it to those members of an audience who may see it."""
@@ -82,7 +90,7 @@ class Sending:
         elif self._is_open(reading):
             key = self._change.relation.key
             self._push(audience, members, View(audience.select, reading.hidden, key) if key else None)
-        elif not reading.judged:
+        elif not self._is_judged(reading):
             self._push(audience, members, View(audience.select, reading.hidden))
         else:
             self._send_judged(audience, members, reading.hidden)
@@ -93,9 +101,10 @@ class Sending:
         """Who may see the new row, and not the one before it, is shown nothing of that."""
         whole: list[Subscriber] = []
         new: list[Subscriber] = []
+        leaves = self._change.op is Op.LEAVE
         for subscriber in members:
             seen = self._sees.get(subscriber.subject)
-            if seen is not None and seen.row:
+            if seen is not None and (seen.old if leaves else seen.row):
                 (whole if seen.old else new).append(subscriber)
         self._counts.hidden += len(members) - len(whole) - len(new)
         if whole:
@@ -103,30 +112,53 @@ class Sending:
         if new:
             self._push(audience, new, View(audience.select, hidden, NOTHING))
 
+    def _is_judged(self, reading: Reading) -> bool:
+        # A TRUNCATE has no row.
+        return reading.judged and self._change.op is not Op.TRUNCATE and not self._is_open(reading)
+
     def _is_open(self, reading: Reading) -> bool:
         return reading.open_deletes and self._change.op is Op.DELETE
 
     def _push(self, audience: Audience, members: Collection[Subscriber], view: View | None) -> None:
         """``view`` is None for a DELETE that is for everybody, and has no key to be told by."""
-        frame = text_frame(self._message(audience, view))
+        message = self._message(audience, view)
+        if audience.group:
+            for subscriber in members:
+                self._transactions.add(subscriber, self._change, message)
+            return
+        frame = text_frame(message)
         self._counts.messages += len(members)
         for subscriber in members:
             subscriber.lane.push(frame)
 
     def _message(self, audience: Audience, view: View | None) -> bytes:
-        data = self._data.get(view)
+        change, key = self._change, (view, audience.last)
+        data = self._data.get(key)
         if data is None:
-            data = encode_keyless(self._change) if view is None else encode_data(self._change, view)
-            self._data[view] = data
+            data = (
+                encode_keyless(change, last=audience.last)
+                if view is None
+                else encode_data(change, view, last=audience.last)
+            )
+            self._data[key] = data
         message = self._wrap(audience, data)
-        if view is None or len(message) <= self._limit:
+        if view is None or self._fits(audience, message):
             return message
-        reduced = self._reduced.get(view)
+        reduced = self._reduced.get((view, audience.last))
         if reduced is None:
-            reduced = self._reduced[view] = encode_reduced(self._change, view)
+            reduced = encode_reduced(change, view, last=audience.last)
+            self._reduced[view, audience.last] = reduced
         return self._wrap(audience, reduced)
 
+    def _fits(self, audience: Audience, message: bytes) -> bool:
+        if audience.group:
+            return self._transactions.fits(message, audience.topic, audience.version, self._change)
+        return len(message) <= self._limit
+
     def _wrap(self, audience: Audience, data: bytes) -> bytes:
+        """The message, or what goes into one with the rest of its transaction."""
+        if audience.group:
+            return encode_part(data, audience.ids)
         if audience.legacy:
             return encode_legacy(data, audience.topic, self._change.op, audience.version)
         return encode_message(data, audience.topic, audience.ids, audience.version)

@@ -10,10 +10,13 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
+from rowcast.hub.counts import Counts
 from rowcast.hub.feed import Subscriber
+from rowcast.hub.finding import Hit, Message, audience_of, found, found_leaving, hears, not_shown, select_of
 from rowcast.hub.matching import AnswersByRole, Audience, FilterIndex, Listeners, Select
 from rowcast.hub.places import Place, cross, narrower, places_of
-from rowcast.hub.sending import NO_SEES, Counts, MayRead, Sees, Sending
+from rowcast.hub.sending import NO_SEES, MayRead, Sees, Sending
+from rowcast.hub.transactions import Transactions
 from rowcast.model.binding import WILDCARD, Binding
 from rowcast.model.change import Change, Op, Relation
 from rowcast.model.claims import Subject
@@ -25,13 +28,12 @@ K = TypeVar("K")
 Predicates = Mapping[int, Predicate]
 
 _NO_ANSWERS: Final[AnswersByRole] = {}
-#: Those of the protocol.
-_EVENTS: Final = frozenset({Op.INSERT, Op.UPDATE, Op.DELETE})
+#: Where subscribers that are grouped stand; those who are sent nothing else about a change apart.
+_Spot = tuple[Place, Op, bool]
 
 
 @dataclass(slots=True)
 class _Entry:
-    role: str
     bindings: Sequence[Binding]
     grouped: bool
 
@@ -46,11 +48,17 @@ class Subscriptions:
     version: int = 0
     _entries: dict[Subscriber, _Entry] = field(default_factory=dict)
     _by_place: dict[Place, dict[Subscriber, None]] = field(default_factory=dict)
-    _groups: dict[tuple[Place, Op], dict[Audience, dict[Subscriber, None]]] = field(default_factory=dict)
+    _groups: dict[_Spot, dict[Audience, dict[Subscriber, None]]] = field(default_factory=dict)
     # Of those that are grouped, who has a broader name as well.
     _narrower: dict[Place, dict[Subscriber, None]] = field(default_factory=dict)
     _listeners: dict[Place, dict[Binding, Listeners]] = field(default_factory=dict)
     _indexes: dict[Place, dict[int, FilterIndex]] = field(default_factory=dict)
+    # Who wants to know which rows they lost.
+    _leaves: dict[Place, dict[Subscriber, None]] = field(default_factory=dict)
+    _transactions: Transactions = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._transactions = Transactions(self.limit, self.counts)
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -66,14 +74,18 @@ class Subscriptions:
         predicates: Mapping[Binding, Predicates] = {},
     ) -> None:
         """Subscribe, or change what is subscribed, or as whom; no change falls between the two."""
-        self.detach(subscriber)
+        self._take_off(subscriber)
         self.version += 1
-        subscriber.subject, role = subject, subject.role
+        subscriber.subject = subject
+        self._transactions.keep(subscriber)
         filtered = any(binding.filter is not None for binding in bindings)
         grouped = not filtered and not cross(bindings)
-        self._entries[subscriber] = entry = _Entry(role, tuple(bindings), grouped)
+        self._entries[subscriber] = entry = _Entry(tuple(bindings), grouped)
         for binding in bindings:
-            self._by_place.setdefault((binding.schema, binding.table), {})[subscriber] = None
+            place = (binding.schema, binding.table)
+            self._by_place.setdefault(place, {})[subscriber] = None
+            if hears(binding, Op.LEAVE):
+                self._leaves.setdefault(place, {})[subscriber] = None
         if grouped:
             for spot, audience in _audiences(subscriber, entry):
                 self._groups.setdefault(spot, {}).setdefault(audience, {})[subscriber] = None
@@ -81,16 +93,21 @@ class Subscriptions:
                 self._narrower.setdefault(place, {})[subscriber] = None
         else:
             for binding in entry.bindings:
-                self._listen(binding, subscriber, role, predicates.get(binding, {}))
+                self._listen(binding, subscriber, predicates.get(binding, {}))
 
     def detach(self, subscriber: Subscriber) -> None:
-        """Forget a subscriber, if it is known."""
+        """Forget a subscriber, if it is known, and what it was to be sent of a transaction."""
+        self._transactions.forget(subscriber)
+        self._take_off(subscriber)
+
+    def _take_off(self, subscriber: Subscriber) -> None:
         entry = self._entries.pop(subscriber, None)
         if entry is None:
             return
         self.version += 1
         for binding in entry.bindings:
             _take_out(self._by_place, (binding.schema, binding.table), subscriber)
+            _take_out(self._leaves, (binding.schema, binding.table), subscriber)
         if not entry.grouped:
             for binding in dict.fromkeys(entry.bindings):
                 self._unlisten(binding, subscriber)
@@ -116,7 +133,7 @@ class Subscriptions:
 
     # Filters
 
-    def _listen(self, binding: Binding, subscriber: Subscriber, role: str, predicates: Predicates) -> None:
+    def _listen(self, binding: Binding, subscriber: Subscriber, predicates: Predicates) -> None:
         place = (binding.schema, binding.table)
         at_place = self._listeners.setdefault(place, {})
         listeners = at_place.get(binding)
@@ -126,11 +143,13 @@ class Subscriptions:
                 index.add(listeners)
         else:
             self.ready(listeners, predicates)
-        entry = self._entries[subscriber]
-        # Nothing else of its channel can go into the same message.
-        alone = len(entry.bindings) == 1
+        # Nothing else of its channel can go into the same message, or into another about the same change.
+        alone = len(self._entries[subscriber].bindings) == 1
         listeners.add(
-            subscriber, _audience(subscriber, role, (binding.id,), _select(binding)) if alone else role
+            subscriber,
+            audience_of(subscriber, (binding.id,), select_of(binding), last=True)
+            if alone
+            else subscriber.subject.role,
         )
 
     def _unlisten(self, binding: Binding, subscriber: Subscriber) -> None:
@@ -239,7 +258,15 @@ class Subscriptions:
 
     def asks(self, change: Change) -> Iterator[tuple[str, Ask]]:
         """What Postgres has to answer, and under which role, before the change can be published."""
-        return self.index(change.relation).asks(row_of(change))
+        return self.index(change.relation).asks(row_of(change), leaving=change.op is Op.LEAVE)
+
+    def leave(self, change: Change) -> Change | None:
+        """A change as those would see it whose row it was, where anybody wants to know. Its filters are asked
+        of Postgres as well, and ``publish`` is given the answers."""
+        if not self._leaves or change.op is not Op.UPDATE or change.old_record is None:
+            return None
+        places = places_of(change.relation.schema, change.relation.table)
+        return change.leave() if any(place in self._leaves for place in places) else None
 
     # Changes
 
@@ -255,7 +282,7 @@ class Subscriptions:
     def heard(self, relation: Relation, op: Op) -> bool:
         """Whether anyone may want changes of this kind."""
         places = places_of(relation.schema, relation.table)
-        return any((place, op) in self._groups or place in self._listeners for place in places)
+        return any((place, op, True) in self._groups or place in self._listeners for place in places)
 
     def publish(
         self,
@@ -263,63 +290,82 @@ class Subscriptions:
         may_read: MayRead,
         answers: AnswersByRole = _NO_ANSWERS,
         sees: Sees = NO_SEES,
+        left_answers: AnswersByRole = _NO_ANSWERS,
     ) -> None:
-        """Send a change to everyone who asked for it and may read it."""
-        sending = Sending(change, may_read, self.limit, self.counts, sees)
-        for audience, members in self._audiences_of(change, answers, sending):
+        """Send a change to everyone who asked for it and may read it. ``left_answers`` are those for its
+        ``leave``."""
+        sending = self._sending(change, may_read, sees)
+        leave = self.leave(change)
+        if leave is None:
+            for audience, members in self._audiences_of(change, answers, sending):
+                sending.send(audience, members)
+            return
+        left = self._sending(leave, may_read, sees)
+        for audience, members in self._grouped(leave):
+            if gone := not_shown(audience.role, members, sending):
+                left.send(audience, gone)
+        for audience, members in self._grouped(change):
             sending.send(audience, members)
+        old, new = self._hits(leave, left_answers), self._hits(change, answers)
+        for one, (audience, members) in found_leaving(old, new, left, sending):
+            if members:
+                one.send(audience, members)
+
+    def end_transaction(self) -> None:
+        """All changes of a transaction were published. Those of the next are of another."""
+        if self._transactions:
+            self._transactions.end()
 
     def candidates(
-        self, change: Change, may_read: MayRead, answers: AnswersByRole = _NO_ANSWERS
+        self,
+        change: Change,
+        may_read: MayRead,
+        answers: AnswersByRole = _NO_ANSWERS,
+        left_answers: AnswersByRole = _NO_ANSWERS,
     ) -> set[Subject]:
         """For whom a change has to be judged before it can be published."""
-        sending = Sending(change, may_read, self.limit, self.counts)
+        sending = self._sending(change, may_read)
+        audiences = [*self._audiences_of(change, answers, sending)]
+        if (leave := self.leave(change)) is not None:
+            audiences += found(self._hits(leave, left_answers), Op.LEAVE, self._sending(leave, may_read))
         return {
             subscriber.subject
-            for audience, members in self._audiences_of(change, answers, sending)
+            for audience, members in audiences
             if sending.judged(audience.role)
             for subscriber in members
         }
 
-    def _audiences_of(
-        self, change: Change, answers: AnswersByRole, sending: Sending
-    ) -> Iterator[tuple[Audience, Collection[Subscriber]]]:
+    def _sending(self, change: Change, may_read: MayRead, sees: Sees = NO_SEES) -> Sending:
+        return Sending(change, may_read, self.limit, self.counts, self._transactions, sees)
+
+    def _audiences_of(self, change: Change, answers: AnswersByRole, sending: Sending) -> Iterator[Message]:
         """Who asked for a change, by what they are sent. A subscriber may be in several."""
-        places = places_of(change.relation.schema, change.relation.table)
+        yield from self._grouped(change)
+        yield from found(self._hits(change, answers), change.op, sending)
+
+    def _grouped(self, change: Change) -> Iterator[Message]:
+        """The same of those that are grouped."""
         served: list[Mapping[Subscriber, None]] = []
-        for place in places:
-            for audience, members in self._groups.get((place, change.op), {}).items():
-                rest: Collection[Subscriber] = members
-                for those in served:
-                    rest = [subscriber for subscriber in rest if subscriber not in those]
-                if rest:
-                    yield audience, rest
+        for place in places_of(change.relation.schema, change.relation.table):
+            for last in (False, True):
+                for audience, members in self._groups.get((place, change.op, last), {}).items():
+                    rest: Collection[Subscriber] = members
+                    for those in served:
+                        rest = [subscriber for subscriber in rest if subscriber not in those]
+                    if rest:
+                        yield audience, rest
             if (narrower := self._narrower.get(place)) is not None:
                 served.append(narrower)
-        if any(place in self._listeners for place in places):
-            yield from self._found(change, answers, sending)
 
-    def _found(
-        self, change: Change, answers: AnswersByRole, sending: Sending
-    ) -> Iterator[tuple[Audience, Collection[Subscriber]]]:
-        """The same of the subscribers that are not grouped: one message for all bindings of a channel."""
-        hits: dict[tuple[Subscriber, Select], list[int]] = {}
-        for listeners, role in self.index(change.relation).matches(row_of(change), answers):
-            binding = listeners.binding
-            if not _hears(binding, change.op):
-                continue
-            for audience, members in listeners.alone.items():
-                if (role is None or role == audience.role) and sending.hears(audience.role, binding):
-                    yield audience, members
-            for subscriber, its in listeners.among.items():
-                if (role is None or role == its) and sending.hears(its, binding):
-                    hits.setdefault((subscriber, _select(binding)), []).append(binding.id)
-        chosen: dict[Audience, list[Subscriber]] = {}
-        for (subscriber, select), ids in hits.items():
-            ids.sort()
-            audience = _audience(subscriber, self._entries[subscriber].role, tuple(ids), select)
-            chosen.setdefault(audience, []).append(subscriber)
-        yield from chosen.items()
+    def _hits(self, change: Change, answers: AnswersByRole) -> Iterator[Hit]:
+        """The listeners that a change is for, whatever they hear."""
+        places = places_of(change.relation.schema, change.relation.table)
+        if change.op is Op.TRUNCATE:
+            for place in places:
+                for listeners in self._listeners.get(place, {}).values():
+                    yield listeners, None
+        elif any(place in self._listeners for place in places):
+            yield from self.index(change.relation).matches(row_of(change), answers)
 
 
 def _take_out(kept: dict[K, dict[Subscriber, None]], key: K, subscriber: Subscriber) -> None:
@@ -331,28 +377,19 @@ def _take_out(kept: dict[K, dict[Subscriber, None]], key: K, subscriber: Subscri
             del kept[key]
 
 
-def _select(binding: Binding) -> Select:
-    return None if binding.select is None else frozenset(binding.select)
-
-
-def _audience(subscriber: Subscriber, role: str, ids: tuple[int, ...], select: Select) -> Audience:
-    return Audience(role, subscriber.version, subscriber.topic, ids, select, subscriber.legacy)
-
-
-def _audiences(subscriber: Subscriber, entry: _Entry) -> Iterator[tuple[tuple[Place, Op], Audience]]:
+def _audiences(subscriber: Subscriber, entry: _Entry) -> Iterator[tuple[_Spot, Audience]]:
     """Where a subscriber that is grouped stands, and among whom: one message for each `select`."""
     by_place: dict[Place, list[Binding]] = {}
     for binding in entry.bindings:
         by_place.setdefault((binding.schema, binding.table), []).append(binding)
-    ids: dict[tuple[Place, Op, Select], list[int]] = {}
+    ids: dict[tuple[Place, Op], dict[Select, list[int]]] = {}
     for place in by_place:
         for binding in (binding for one in places_of(*place) for binding in by_place.get(one, ())):
             for op in Op:
-                if _hears(binding, op):
-                    ids.setdefault((place, op, _select(binding)), []).append(binding.id)
-    for (place, op, select), of in ids.items():
-        yield (place, op), _audience(subscriber, entry.role, tuple(of), select)
-
-
-def _hears(binding: Binding, op: Op) -> bool:
-    return binding.event == op or (binding.event == WILDCARD and op in _EVENTS)
+                if hears(binding, op):
+                    by_select = ids.setdefault((place, op), {})
+                    by_select.setdefault(select_of(binding), []).append(binding.id)
+    for (place, op), by_select in ids.items():
+        for number, (select, of) in enumerate(by_select.items(), start=1):
+            last = number == len(by_select)
+            yield (place, op, last), audience_of(subscriber, of, select, last=last)

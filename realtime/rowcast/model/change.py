@@ -3,7 +3,7 @@
 This module performs no I/O. Row images stay the JSON text that Postgres wrote; nothing here parses them.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from rowcast.model.shape import Shape
@@ -87,3 +87,7 @@ class Change:
     position: str
     commit_timestamp: str
     before: str = ""
+
+    def leave(self) -> "Change":
+        """An UPDATE as those see it who are no longer shown its row."""
+        return replace(self, op=Op.LEAVE, record=None)

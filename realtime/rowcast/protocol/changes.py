@@ -24,29 +24,60 @@ _NO_KEY: Final = b'["Error 400: Bad Request, no primary key"]'
 _EVERYTHING: Final = View()
 
 
-def encode_data(change: Change, view: View = _EVERYTHING) -> bytes:
-    """The ``data`` object of a change."""
+def encode_data(change: Change, view: View = _EVERYTHING, *, last: bool = True) -> bytes:
+    """The ``data`` object of a change. Of several messages to one channel about it, all but the ``last`` have
+    the position before it, so that who is cut off in between is sent all of them again."""
     outline = _outline(change.relation, view)
-    return _data(change, outline, b"null", *_images(change, outline))
+    return _data(change, outline, b"null", *_images(change, outline), last)
 
 
-def encode_keyless(change: Change) -> bytes:
+def encode_keyless(change: Change, *, last: bool = True) -> bytes:
     """The ``data`` object of a DELETE that is for everybody, from a table without a primary key."""
     outline = _outline(change.relation, View(hidden=frozenset(one.name for one in change.relation.columns)))
-    return _data(change, outline, _NO_KEY, None, b"{}")
+    return _data(change, outline, _NO_KEY, None, b"{}", last)
 
 
-def encode_reduced(change: Change, view: View = _EVERYTHING) -> bytes:
+def encode_reduced(change: Change, view: View = _EVERYTHING, *, last: bool = True) -> bytes:
     """The ``data`` object of a change that is too large: with small values only, which ``errors`` says."""
     outline = _outline(change.relation, view)
-    record, old_record = _images(change, outline)
-    return _data(change, outline, TOO_LARGE, record and small_values(record), old_record and small_values(old_record))
+    record, old = _images(change, outline)
+    return _data(change, outline, TOO_LARGE, record and small_values(record), old and small_values(old), last)
 
 
 def encode_message(data: bytes, topic: str, ids: Sequence[int], version: Version) -> bytes:
     """The whole message for subscribers of ``topic`` whose bindings ``ids`` match."""
+    return encode_event("postgres_changes", topic, version, encode_part(data, ids))
+
+
+def encode_part(data: bytes, ids: Sequence[int]) -> bytes:
+    """The payload of that message, or a change of a whole transaction."""
     numbers = ",".join(map(str, ids)).encode()
-    return encode_event("postgres_changes", topic, version, b'{"data":', data, b',"ids":[', numbers, b"]}")
+    return b"".join((b'{"data":', data, b',"ids":[', numbers, b"]}"))
+
+
+def encode_transaction(
+    parts: Sequence[bytes],
+    topic: str,
+    version: Version,
+    *,
+    commit_timestamp: str,
+    position: str,
+    last: bool,
+) -> bytes:
+    """The whole message for a subscriber of ``topic`` with the changes of a transaction, or some of them;
+    ``last`` says that no more come."""
+    return encode_event(
+        "transaction",
+        topic,
+        version,
+        b'{"changes":[',
+        b",".join(parts),
+        b'],"commit_timestamp":"',
+        commit_timestamp.encode(),
+        b'","position":"',
+        position.encode(),
+        b'","last":true}' if last else b'","last":false}',
+    )
 
 
 def encode_legacy(data: bytes, topic: str, op: Op, version: Version) -> bytes:
@@ -94,7 +125,12 @@ def _outline(relation: Relation, view: View) -> _Outline:
 
 
 def _data(
-    change: Change, outline: _Outline, errors: bytes, record: bytes | None, old_record: bytes | None
+    change: Change,
+    outline: _Outline,
+    errors: bytes,
+    record: bytes | None,
+    old_record: bytes | None,
+    last: bool,
 ) -> bytes:
     parts = [outline.table, change.op.encode(), b'"']
     if record is not None:
@@ -102,7 +138,8 @@ def _data(
     parts += outline.columns, errors, outline.schema, change.commit_timestamp.encode(), b'"'
     if old_record is not None:
         parts += b',"old_record":', old_record
-    parts += b',"seq":', str(change.seq).encode(), b',"position":"', change.position.encode(), b'"}'
+    position = change.position if last else change.before
+    parts += b',"seq":', str(change.seq).encode(), b',"position":"', position.encode(), b'"}'
     return b"".join(parts)
 
 

@@ -25,8 +25,8 @@ class _Image(Mapping[str, bytes]):
 
 
 def image_of(change: Change) -> bytes | None:
-    """The row that filters look at: the old one of a DELETE, else the new one; None of a TRUNCATE."""
-    return change.old_record if change.op is Op.DELETE else change.record
+    """The row that filters look at: of a DELETE or LEAVE the old one, else the new; None of a TRUNCATE."""
+    return change.old_record if change.op in (Op.DELETE, Op.LEAVE) else change.record
 
 
 def row_of(change: Change) -> Mapping[str, bytes]:
