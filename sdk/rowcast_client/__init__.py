@@ -3,10 +3,14 @@
 from .callbacks import (
     ChangeCallback,
     ErrorCallback,
+    GapCallback,
     PostgresFilter,
+    SnapshotCallback,
+    SnapshotOptions,
     StatusCallback,
     SystemCallback,
     SystemMessage,
+    TransactionCallback,
 )
 from .change import Change
 from .channel import Channel
@@ -18,15 +22,24 @@ from .errors import (
     ClientClosed,
     ConnectError,
     ConnectionLost,
+    GapError,
     JoinError,
     ProtocolError,
     RowcastError,
+    RowsError,
+    StoreError,
     TimedOut,
     TokenError,
     UsageError,
 )
+from .gap import Gap
+from .postgres import PostgresStore
 from .retry import RetryPolicy
+from .rows import RowChange, RowChanges, Rows
+from .snapshot import Snapshot
 from .states import ChannelState, ClientState, SubscribeStatus
+from .stores import FileStore, PositionStore
+from .transaction import Transaction
 
 __version__ = "0.1.0"
 
@@ -44,17 +57,33 @@ __all__ = [
     "ConnectionLost",
     "Credential",
     "ErrorCallback",
+    "FileStore",
+    "Gap",
+    "GapCallback",
+    "GapError",
     "JoinError",
+    "PositionStore",
     "PostgresFilter",
+    "PostgresStore",
     "ProtocolError",
     "RetryPolicy",
+    "RowChange",
+    "RowChanges",
     "RowcastError",
+    "Rows",
+    "RowsError",
+    "Snapshot",
+    "SnapshotCallback",
+    "SnapshotOptions",
     "StatusCallback",
+    "StoreError",
     "SubscribeStatus",
     "SystemCallback",
     "SystemMessage",
     "TimedOut",
     "TokenError",
+    "Transaction",
+    "TransactionCallback",
     "UsageError",
     "__version__",
     "create_client",

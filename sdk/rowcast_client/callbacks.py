@@ -8,16 +8,30 @@ from typing import Any, Literal, TypedDict
 
 from .change import Change
 from .errors import RowcastError, UsageError
+from .gap import Gap
+from .snapshot import Snapshot
 from .states import SubscribeStatus
+from .transaction import Transaction
 
 Event = Literal["*", "INSERT", "UPDATE", "DELETE"]
+
+
+class SnapshotOptions(TypedDict, total=False):
+    """Which rows a snapshot has: at most ``limit``, by ``order`` (``"created_at.desc,id"``; the primary key
+    unless given), in batches of ``batch`` (500 unless given, at most 5,000)."""
+
+    order: str
+    limit: int
+    batch: int
 
 
 class PostgresFilter(TypedDict, total=False):
     """Which changes to hear of, in the words of the wire.
 
     ``filter`` is what a row must pass: ``done=eq.false``, several joined by commas. ``select`` names the
-    columns wanted; the primary key comes with them.
+    columns wanted; the primary key comes with them. ``snapshot`` asks for the rows as they are, before their
+    changes. ``leave`` asks to be told when an update takes a row out of the filter or out of sight,
+    ``truncate`` when the table is emptied; the latter comes with the event ``*`` only.
     """
 
     event: str
@@ -25,6 +39,9 @@ class PostgresFilter(TypedDict, total=False):
     table: str
     filter: str
     select: Sequence[str]
+    snapshot: bool | SnapshotOptions
+    leave: bool
+    truncate: bool
 
 
 class SystemMessage(TypedDict, total=False):
@@ -39,6 +56,9 @@ class SystemMessage(TypedDict, total=False):
 
 # `object` on purpose: a coroutine is awaited, and anything else a callback may return is dropped.
 ChangeCallback = Callable[[Change], object]
+SnapshotCallback = Callable[[Snapshot], object]
+TransactionCallback = Callable[[Transaction], object]
+GapCallback = Callable[[Gap], object]
 SystemCallback = Callable[[SystemMessage], object]
 StatusCallback = (
     Callable[[SubscribeStatus], object] | Callable[[SubscribeStatus, RowcastError | None], object]
@@ -122,7 +142,21 @@ def binding_of(filter_: Any) -> dict[str, Any]:
         raise UsageError("filter must be a text such as 'done=eq.false'")
     if "select" in binding:
         binding["select"] = _columns(binding["select"])
-    return binding
+    for flag in ("leave", "truncate"):
+        if not isinstance(binding.get(flag, True), bool):
+            raise UsageError(f"{flag} must be True or False")
+    if "snapshot" in binding:
+        binding["snapshot"] = _snapshot(binding["snapshot"])
+    return {key: value for key, value in binding.items() if value is not False}
+
+
+def _snapshot(asked: Any) -> bool | dict[str, Any]:
+    if isinstance(asked, bool):
+        return asked
+    if not isinstance(asked, dict) or asked.keys() - SnapshotOptions.__annotations__.keys():
+        known = ", ".join(SnapshotOptions.__annotations__)
+        raise UsageError(f"snapshot must be True, or a dict with some of {known}")
+    return {key: value for key, value in asked.items() if value is not None} or True
 
 
 def _columns(select: Any) -> list[str]:

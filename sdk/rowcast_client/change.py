@@ -41,7 +41,11 @@ class Change(Mapping[str, Any]):
     """
 
     eventType: str
-    """``INSERT``, ``UPDATE`` or ``DELETE``; also as ``event_type``."""
+    """``INSERT``, ``UPDATE`` or ``DELETE``; also as ``event_type``.
+
+    Where it was asked for, ``LEAVE`` too: the row was updated and does not pass the filter any more, or is no
+    longer to be seen (``old`` as on UPDATE); and ``TRUNCATE``, which has neither image.
+    """
     schema: str
     table: str
     new: dict[str, Any]

@@ -13,6 +13,7 @@ from ssl import SSLContext
 from typing import Any, Self
 
 from ._core import wants
+from ._core.asking import How
 from ._core.connection import Connection
 from ._core.join import Timing
 from .address import websocket_url
@@ -79,7 +80,8 @@ class Client:
         self._buffer = buffer
         timing = Timing(join_timeout, heartbeat_interval, heartbeat_timeout)
         fresh = callable(key) or callable(token)
-        self._core = Connection(timing, retry or RetryPolicy(), fresh_credentials=fresh)
+        self._retry = retry or RetryPolicy()
+        self._core = Connection(timing, self._retry, fresh_credentials=fresh)
         self._tasks = Tasks()
         source = key if token is None and callable(key) else token
         self._tokens = Tokens(source, join_timeout, self._tasks, self._token_came)
@@ -137,11 +139,17 @@ class Client:
             raise TimedOut(f"the client was not {wanted} within {timeout:g} s") from None
 
     async def close(self) -> None:
-        """Close the connection and all channels. Changes that no callback has seen are dropped."""
+        """Close the connection and all channels. Changes that no callback has seen are dropped.
+
+        Positions that a store lacks are saved, and what is stored stays.
+        """
         for channel in self._channels.values():
-            channel._mailbox.discard()
+            channel._drop()
         self._apply(self._core.close(time.monotonic()))
         await self._tasks.finish(_GRACE)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_GRACE):
+                await asyncio.gather(*(channel._flush() for channel in self._channels.values()))
 
     def channel(self, name: str, *, private: bool = False) -> Channel:
         """The channel of this name, with or without ``realtime:`` before it. One object per name.
@@ -196,14 +204,14 @@ class Client:
         if self.state is ClientState.CLOSED:
             raise self._stopped or ClientClosed("the client is closed")
 
-    def _subscribe(self, channel: Channel, bindings: Sequence[dict[str, Any]]) -> None:
+    def _subscribe(self, channel: Channel, bindings: Sequence[dict[str, Any]], how: How) -> None:
         if self._channels.get(channel.topic) is not channel:
             raise UsageError(
                 f"channel {channel.name!r} was removed", hint="ask client.channel() for a new one"
             )
         self._start()
         now = time.monotonic()
-        self._apply(self._core.subscribe(channel.topic, bindings, now, private=channel.private))
+        self._apply(self._core.subscribe(channel.topic, bindings, now, how))
 
     def _leave(self, channel: Channel) -> None:
         self._apply(self._core.leave(channel.topic, time.monotonic()))
@@ -233,16 +241,18 @@ class Client:
                     self._link.hang_up(gently)
                 case wants.Send(text):
                     self._link.send(text)
+                case wants.Load():
+                    self._tasks.spawn(self._load(want), "rowcast load")
                 case wants.Authorize() | wants.Refresh():
                     self._tokens.ask(want)
                 case wants.Notify(topic):
                     self._channels[topic]._told(want)
-                case wants.Deliver(topic) | wants.System(topic):
-                    self._channels[topic]._put(want)
                 case wants.Report(error):
                     self._report(error)
                 case wants.Stop(error):
                     self._refuse(error)
+                case _:
+                    self._channels[want.topic]._put(want)
         self._changed()
 
     def _changed(self) -> None:
@@ -270,11 +280,20 @@ class Client:
         else:
             self._apply(core.refreshed(ask.topic, ask.join_ref, token, now))
 
+    async def _load(self, load: wants.Load) -> None:
+        keeper, core = self._channels[load.topic]._keeper, self._core
+        try:
+            position = await keeper.load() if keeper is not None else None
+        except RowcastError as error:
+            self._apply(core.unloaded(load.topic, load.join_ref, error, time.monotonic()))
+        else:
+            self._apply(core.loaded(load.topic, load.join_ref, position, time.monotonic()))
+
     def _refuse(self, error: RowcastError) -> None:
         self._stopped = error
         self._watchers.refuse(error)
         for channel in self._channels.values():
-            channel._waiters.refuse(error)
+            channel._refuse(error)
 
     def _report(self, error: RowcastError) -> None:
         _log.warning("%s: %s", error.code, error.message)

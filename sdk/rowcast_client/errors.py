@@ -12,12 +12,17 @@
     ├── TokenError               the `key` or `token` callable failed
     ├── JoinError                the server refused the channel, its subscriptions, or ended it
     ├── TimedOut                 no answer in time
+    ├── GapError                 changes are missing, and nobody listens for gaps
+    ├── StoreError               a store of positions failed
+    ├── RowsError                the rows of a table cannot be kept, or are not whole
     ├── ProtocolError            the server sent what the protocol does not allow
     └── CallbackError            a callback raised; ``__cause__`` is what it raised
 
 Each has a stable ``code`` (the server's word where it gave one), a ``hint`` that says how to mend it, and
 ``temporary``: whether the client expects it to pass without anybody's help.
 """
+
+from .gap import Gap
 
 
 class RowcastError(Exception):
@@ -118,3 +123,26 @@ class CallbackError(RowcastError):
     def __init__(self, message: str, *, channel: str) -> None:
         super().__init__(message)
         self.channel = channel
+
+
+class GapError(RowcastError):
+    """Changes of a channel are missing, and no ``gap`` callback was there to be told. ``gap`` says which."""
+
+    code = "Gap"
+    hint = 'listen with channel.on("gap", ...), or ask for a snapshot, to make up for them'
+
+    def __init__(self, gap: Gap, channel: str) -> None:
+        super().__init__(f"channel {channel!r} has a gap ({gap.reason}): {gap.message}")
+        self.gap = gap
+
+
+class StoreError(RowcastError):
+    """A store of positions failed. It is asked again: after a load at the next try to join, else soon."""
+
+    code = "StoreFailed"
+
+
+class RowsError(RowcastError):
+    """The rows of a table cannot be kept, or are not whole."""
+
+    code = "RowsNotKept"

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from websockets.asyncio.client import ClientConnection
 
 from . import websocket
-from ._core.wants import Deliver, System
+from ._core.wants import Batch, Deliver, Part, System
 from .address import with_key
 from .credentials import Credential, resolve
 from .errors import ConnectionLost, RowcastError
@@ -104,16 +104,17 @@ class Link:
             if isinstance(message, bytes):
                 continue  # binary frames carry broadcasts, which nobody here has asked for
             wanted = self._client._core.received(number, message, time.monotonic())
-            if len(wanted) == 1 and isinstance(want := wanted[0], Deliver | System):
+            if len(wanted) == 1 and isinstance(want := wanted[0], Deliver | Part | Batch | System):
                 if isinstance(want, System):
                     self._client._changed()  # it may have warned of the token's end
                 await self._hand_over(want)
             else:
                 self._client._apply(wanted)
 
-    async def _hand_over(self, item: Deliver | System) -> None:
+    async def _hand_over(self, item: Deliver | Part | Batch | System) -> None:
         client = self._client
         channel = client._channels[item.topic]
+        subscription = channel._subscription
         if channel._mailbox.full:
             client._core.listening(False, time.monotonic())
             try:
@@ -121,5 +122,7 @@ class Link:
             finally:
                 client._core.listening(True, time.monotonic())
                 client._changed()
-        if channel.state not in (ChannelState.LEAVING, ChannelState.CLOSED):
+        # It may have been unsubscribed meanwhile, and subscribed anew.
+        left = channel.state in (ChannelState.LEAVING, ChannelState.CLOSED)
+        if not left and channel._subscription == subscription:
             channel._put(item)

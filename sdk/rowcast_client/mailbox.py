@@ -1,8 +1,9 @@
 """Mailbox: what waits for a channel's callbacks, in order, and bounded.
 
-Changes and system messages come from the reader, which waits for room first, so that a slow callback holds
-back the socket and nothing is dropped. Statuses may come from anywhere and cannot wait: when ``STATUSES`` of
-them are unseen, a new one takes the place of the last.
+Changes, snapshots and system messages come from the reader, which waits for room first, so that a slow
+callback holds back the socket and nothing is dropped. Statuses may come from anywhere and cannot wait: when
+``STATUSES`` of them are unseen, a new one takes the place of the last. So does a position without a change
+that of another.
 """
 
 import asyncio
@@ -10,12 +11,13 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ._core.wants import Deliver, Notify, System
+from ._core.wants import Advance, Batch, Deliver, Notify, Part
+from ._core.wants import Item as Content
 
 STATUSES = 32
 BYTES = 16 * 2**20
 
-Item = Deliver | System | Notify
+Item = Content | Notify
 
 
 @dataclass(slots=True)
@@ -29,7 +31,16 @@ class _Load:
             self.statuses += sign
         else:
             self.items += sign
-            self.bytes += sign * (len(item.data) if isinstance(item, Deliver) else 0)
+            self.bytes += sign * _size(item)
+
+
+def _size(item: Content) -> int:
+    match item:
+        case Deliver(data=data) | Batch(data=data):
+            return len(data)
+        case Part(changes=changes):
+            return sum(len(data) for _, data in changes)
+    return 0
 
 
 class Mailbox:
@@ -58,11 +69,9 @@ class Mailbox:
 
     def put(self, item: Item) -> None:
         """Add to the end."""
-        if (
-            isinstance(item, Notify)
-            and self._load.statuses >= STATUSES
-            and isinstance(self._items[-1], Notify)
-        ):
+        last = self._items[-1] if self._items else None
+        crowded = isinstance(item, Notify) and self._load.statuses >= STATUSES and isinstance(last, Notify)
+        if crowded or (isinstance(item, Advance) and isinstance(last, Advance)):
             self._take(self._items.pop())
         self._items.append(item)
         self._load.add(item, 1)

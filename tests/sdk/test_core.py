@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rowcast_client._core import frames
+from rowcast_client._core.asking import How
 from rowcast_client._core.connection import Connection
 from rowcast_client._core.join import Timing
 from rowcast_client._core.wants import (
@@ -75,7 +76,7 @@ def joining(core: Connection, now: float, *bindings: dict[str, Any]) -> str:
         want.join_ref,
         A,
         "phx_join",
-        {"config": {"postgres_changes": list(bindings)}},
+        {"config": {"postgres_changes": list(bindings), **({"rowcast": {"gap": True}} if bindings else {})}},
     ]
     return want.join_ref
 
@@ -224,7 +225,7 @@ def test_what_a_dead_socket_says_is_ignored() -> None:
 
 def renewing(core: Connection, now: float, token: str = "t1") -> str:
     """Bring channel A to SUBSCRIBED with this token, asking to be warned; its join ref."""
-    (want,) = core.subscribe(A, (), now, private=True)
+    (want,) = core.subscribe(A, (), now, How(private=True))
     assert isinstance(want, Authorize)
     (join,) = sent(core.authorized(A, want.join_ref, token, now, warning=60))
     config = {"postgres_changes": [], "private": True, "rowcast": {"token_warning": 60}}
@@ -304,7 +305,7 @@ def test_a_refusal_names_what_mends_it() -> None:
     ]
     for private, reason, kind, hint in cases:
         core = online()
-        (want,) = core.subscribe(A, (), 0, private=private)
+        (want,) = core.subscribe(A, (), 0, How(private=private))
         assert isinstance(want, Authorize)
         core.authorized(A, want.join_ref, None, 0)
         answer = {"status": "error", "response": {"reason": reason}}

@@ -28,7 +28,7 @@ async def test_a_change_reaches_its_callback_with_python_values(
     await channel
     await line.insert("realtime:todos", {"id": 2**60, "task": "milk"}, seq=7, position="p7")
     change = await heard.next_change()
-    assert join[4] == {"config": {"postgres_changes": [TODOS]}}
+    assert join[4] == {"config": {"postgres_changes": [TODOS], "rowcast": {"gap": True}}}
     assert line.query == {"apikey": ["the-key"], "vsn": ["2.0.0"]}
     assert change["new"] == {"id": 2**60, "task": "milk"}
     assert (change.event_type, change.seq, change.position) == ("INSERT", 7, "p7")

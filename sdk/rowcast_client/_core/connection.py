@@ -14,12 +14,14 @@ from ..errors import AuthError, ConnectError, ConnectionLost, ProtocolError, Row
 from ..retry import RetryPolicy
 from ..states import ClientState
 from . import frames
+from .asking import Binding, How
 from .backoff import Backoff
-from .join import Binding, Join, Phase, Timing
+from .join import Join, Phase, Timing
 from .wants import Close, Open, Report, Send, Stop, Want
 
 # A tick that comes this late means that the process, not the server, was away.
 _HELD_UP = 1.0
+_PLAIN = How()
 
 
 class Connection:
@@ -98,8 +100,7 @@ class Connection:
         try:
             frame = frames.decode(text)
             if frame.topic == frames.HEARTBEAT_TOPIC:
-                self._beat_ref = None if frame.ref == self._beat_ref else self._beat_ref
-                return []
+                return self._answered(frame)
             join = self.joins.get(frame.topic)
             if join is None:
                 return []
@@ -117,13 +118,17 @@ class Connection:
         self._listening = yes
 
     def subscribe(
-        self, topic: str, bindings: Sequence[Binding], now: float, *, private: bool = False
+        self,
+        topic: str,
+        bindings: Sequence[Binding],
+        now: float,
+        how: How = _PLAIN,
     ) -> list[Want]:
         """Keep this topic joined with these bindings, beginning now or with the next socket."""
         join = self.joins.get(topic)
         if join is None:
             join = self.joins[topic] = Join(topic, self._timing, self._retry, self._next_ref)
-        return list(join.subscribe(bindings, self.online, now, private=private))
+        return list(join.subscribe(bindings, how, self.online, now))
 
     def leave(self, topic: str, now: float) -> list[Want]:
         """Keep this topic joined no more."""
@@ -133,6 +138,14 @@ class Connection:
         """Drop what is kept about a topic that is not joined."""
         if topic in self.joins and self.joins[topic].phase is Phase.IDLE:
             del self.joins[topic]
+
+    def loaded(self, topic: str, join_ref: str, position: str | None, now: float) -> list[Want]:
+        """The answer to ``Load``."""
+        return list(self.joins[topic].loaded(join_ref, position, now)) if topic in self.joins else []
+
+    def unloaded(self, topic: str, join_ref: str, error: RowcastError, now: float) -> list[Want]:
+        """The other answer to ``Load``."""
+        return list(self.joins[topic].unloaded(join_ref, error, now)) if topic in self.joins else []
 
     def authorized(
         self, topic: str, join_ref: str, token: str | None, now: float, *, warning: float | None = None
@@ -195,6 +208,11 @@ class Connection:
         if self._beat_ref is None:  # else the oldest that is unanswered stays the one that counts
             self._beat_ref, self._beat_sent = ref, now
         return [Send(frames.encode(None, ref, frames.HEARTBEAT_TOPIC, "heartbeat", {}))]
+
+    def _answered(self, frame: frames.Frame) -> list[Want]:
+        self._beat_ref = None if frame.ref == self._beat_ref else self._beat_ref
+        position = frames.heartbeat_position(frame.payload)
+        return [] if position is None else self._each(join.advance(position) for join in self.joins.values())
 
     def _again(self, error: RowcastError, now: float) -> list[Want]:
         self._forget_socket()

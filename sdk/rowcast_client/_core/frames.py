@@ -1,6 +1,6 @@
 """Frames: text frames of protocol 2.0.0, ``[join_ref, ref, topic, event, payload]``.
 
-Payloads of row changes stay unparsed here; whoever delivers a change parses it once, outside the reader.
+Rows stay unparsed here; whoever delivers a change parses it once, outside the reader.
 """
 
 import re
@@ -40,9 +40,32 @@ class ChangePayload(msgspec.Struct):
     data: msgspec.Raw
 
 
+class ChangeMark(msgspec.Struct):
+    """What the core reads of a change, and of a batch of a snapshot: its number and where it leads."""
+
+    seq: Any = None
+    position: Any = None
+    last: Any = None
+
+    def __post_init__(self) -> None:
+        self.seq = self.seq if isinstance(self.seq, int) else None
+        self.position = self.position if isinstance(self.position, str) else None
+
+
+class TransactionPayload(msgspec.Struct):
+    """The payload of ``transaction``, with its changes unparsed."""
+
+    changes: list[ChangePayload]
+    commit_timestamp: msgspec.Raw = msgspec.Raw(b"null")
+    position: str | None = None
+    last: bool = True
+
+
 _frame = msgspec.json.Decoder(Frame)
 _reply = msgspec.json.Decoder(ReplyPayload)
 _change = msgspec.json.Decoder(ChangePayload)
+_mark = msgspec.json.Decoder(ChangeMark)
+_transaction = msgspec.json.Decoder(TransactionPayload)
 _object = msgspec.json.Decoder(dict[str, Any])
 
 
@@ -79,14 +102,34 @@ def decode_reply(payload: msgspec.Raw) -> ReplyPayload:
     return _payload(_reply, payload, "phx_reply")
 
 
-def decode_change(payload: msgspec.Raw) -> ChangePayload:
-    """Read the envelope of a row change. Raises ProtocolError."""
-    return _payload(_change, payload, "postgres_changes")
+def decode_change(payload: msgspec.Raw, event: str = "postgres_changes") -> ChangePayload:
+    """Read the envelope of a row change, or of a batch of a snapshot. Raises ProtocolError."""
+    return _payload(_change, payload, event)
+
+
+def decode_mark(data: msgspec.Raw, event: str = "postgres_changes") -> ChangeMark:
+    """Read a change's number and position. Raises ProtocolError."""
+    return _payload(_mark, data, event)
+
+
+def decode_transaction(payload: msgspec.Raw) -> TransactionPayload:
+    """Read the envelope of a transaction. Raises ProtocolError."""
+    return _payload(_transaction, payload, "transaction")
 
 
 def decode_object(payload: msgspec.Raw) -> dict[str, Any]:
     """Read a payload that is any JSON object. Raises ProtocolError."""
     return _payload(_object, payload, "system")
+
+
+def heartbeat_position(payload: msgspec.Raw) -> str | None:
+    """Where the stream stands, if the reply to a heartbeat says so."""
+    try:
+        response = decode_reply(payload).response
+    except ProtocolError:
+        return None
+    position = response.get("position") if isinstance(response, dict) else None
+    return position if isinstance(position, str) else None
 
 
 def _payload(decoder: msgspec.json.Decoder[T], payload: msgspec.Raw, event: str) -> T:

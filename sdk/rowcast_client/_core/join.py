@@ -3,7 +3,8 @@
 ::
 
     IDLE         --subscribe-->           WAITING       (CLOSED is told on the way back here)
-    WAITING      --due, socket open-->    AUTHORIZING   wants the token
+    WAITING      --due, socket open-->    LOADING       wants the stored position, once, if one is stored
+    WAITING, LOADING             -->      AUTHORIZING   wants the token
     AUTHORIZING  --token-->               JOINING       sends phx_join
     JOINING      --reply ok-->            CONFIRMING    or SUBSCRIBED, when nothing of Postgres was asked for
     CONFIRMING   --system ok-->           SUBSCRIBED
@@ -15,8 +16,9 @@
     LEAVING      --reply, phx_close, silence, socket gone--> IDLE   (WAITING, if subscribed again meanwhile)
 
 Rules: one join in flight at most; a frame that carries another join's ref is not ours; a failed join is tried
-again for ever, each time with a fresh token; a socket that went away costs the channel no waiting of its own;
-a binding that the server refuses, or gives up for a while, takes no other with it.
+again for ever, each time with a fresh token, and from where the channel has come to (``place``); a socket
+that went away costs the channel no waiting of its own; a binding that the server refuses, or gives up for a
+while, takes no other with it.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -24,25 +26,23 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Any
 
-from ..errors import AuthError, JoinError, ProtocolError, RowcastError, TimedOut
+from ..errors import JoinError, ProtocolError, RowcastError, TimedOut
+from ..gap import Gap
 from ..retry import RetryPolicy
 from ..states import ChannelState, SubscribeStatus
+from .answers import match, refusal
+from .asking import Binding, How, config, snapshots
 from .backoff import Backoff
-from .frames import Frame, decode_change, decode_object, decode_reply, encode
+from .content import Content
+from .frames import Frame, decode_object, decode_reply, encode
+from .place import Place
 from .renewal import Renewal
-from .wants import Authorize, Deliver, Notify, Refresh, Report, Send, System, Want
+from .wants import Advance, Authorize, Load, Miss, Notify, Refresh, Report, Send, System, Want
 
-Binding = dict[str, Any]
-
-_AUTH_CODES = frozenset({"InvalidJWTToken", "MalformedJWT", "JwtSignatureError", "Unauthorized"})
-_ECHOED = ("event", "schema", "table", "filter")
 _OTHERS = "mend it or leave it out; the channel's other subscriptions go on"
 _LONGEST_WARNING = 3600
-_POLICY = (
-    "add a policy for select on realtime.messages that lets this role read it, and see that the token is the "
-    "right one"
-)
-_PRIVATE_ONLY = "use client.channel(name, private=True)"
+_NO_SNAPSHOT = "Unable to take a snapshot"
+_UNCONFIRMED = "the server did not confirm the channel"
 _STAYS = "the channel stays joined, and is SUBSCRIBED again when the server says so"
 
 
@@ -51,6 +51,7 @@ class Phase(Enum):
 
     IDLE = auto()
     WAITING = auto()
+    LOADING = auto()
     AUTHORIZING = auto()
     JOINING = auto()
     CONFIRMING = auto()
@@ -58,8 +59,11 @@ class Phase(Enum):
     LEAVING = auto()
 
 
-_AWAITING_ANSWER = frozenset({Phase.AUTHORIZING, Phase.JOINING, Phase.CONFIRMING, Phase.LEAVING})
+_AWAITING_ANSWER = frozenset(
+    {Phase.LOADING, Phase.AUTHORIZING, Phase.JOINING, Phase.CONFIRMING, Phase.LEAVING}
+)
 _ON_SERVER = frozenset({Phase.JOINING, Phase.CONFIRMING, Phase.SUBSCRIBED})
+_HEARING = frozenset({Phase.CONFIRMING, Phase.SUBSCRIBED})
 _PUBLIC = {
     Phase.IDLE: ChannelState.CLOSED,
     Phase.SUBSCRIBED: ChannelState.JOINED,
@@ -83,14 +87,15 @@ class Join:
         self.topic = topic
         self.phase = Phase.IDLE
         self.bindings: tuple[Binding, ...] = ()
-        self.private = False
+        self.how = How()
+        self.place = Place()
         self.join_ref: str | None = None
         self._deadline: float | None = None
         self._timing, self._next_ref, self._backoff = timing, next_ref, Backoff(retry)
         self._renewal = Renewal(retry)
-        self._indices: dict[int, tuple[int, ...]] = {}
+        self._content = Content(topic, self.place)
         self._leave_ref: str | None = None
-        self._again = self._failing = False
+        self._again = self._failing = self._stored = False
         self._reason: str | None = None
         self._refusals: list[JoinError] = []
 
@@ -110,11 +115,11 @@ class Join:
         """Whether the deadline is for an answer of the server, and not for a try of ours."""
         return self.phase in _AWAITING_ANSWER
 
-    def subscribe(
-        self, bindings: Sequence[Binding], online: bool, now: float, *, private: bool = False
-    ) -> Iterator[Want]:
+    def subscribe(self, bindings: Sequence[Binding], how: How, online: bool, now: float) -> Iterator[Want]:
         """Be joined from now on, with these bindings."""
-        self.bindings, self.private = tuple(bindings), private
+        if self.phase in (Phase.IDLE, Phase.LEAVING):
+            self.bindings, self.how, self._stored = tuple(bindings), how, how.stored
+            self.place.reset(how.resume)
         if self.phase is Phase.LEAVING:
             self._again = True
         elif self.phase is Phase.IDLE:
@@ -136,8 +141,27 @@ class Join:
         if self.phase is Phase.WAITING and self._deadline is not None and self._deadline <= now:
             self.join_ref = self._next_ref()
             self._reason = None
-            self._move(Phase.AUTHORIZING, now + self._timing.join_timeout)
-            yield Authorize(self.topic, self.join_ref)
+            if self._stored:
+                self._move(Phase.LOADING, now + self._timing.join_timeout)
+                yield Load(self.topic, self.join_ref)
+            else:
+                yield self._authorize(self.join_ref, now)
+
+    def loaded(self, join_ref: str, position: str | None, now: float) -> Iterator[Want]:
+        """The stored position is here. None: there is none, and the channel begins at the present."""
+        if self.phase is Phase.LOADING and join_ref == self.join_ref:
+            self._stored = False
+            self.place.reset(position)
+            yield self._authorize(join_ref, now)
+
+    def unloaded(self, join_ref: str, error: RowcastError, now: float) -> Iterator[Want]:
+        """The stored position cannot be had."""
+        if self.phase is Phase.LOADING and join_ref == self.join_ref:
+            yield from self._failed(SubscribeStatus.CHANNEL_ERROR, error, now)
+
+    def _authorize(self, join_ref: str, now: float) -> Want:
+        self._move(Phase.AUTHORIZING, now + self._timing.join_timeout)
+        return Authorize(self.topic, join_ref)
 
     def offline(self, error: RowcastError, now: float) -> Iterator[Want]:
         """There is no socket, or one could not be opened."""
@@ -163,7 +187,8 @@ class Join:
             # Supabase's server refuses all bindings of a join at once, and says no more.
             yield from self._failed(SubscribeStatus.CHANNEL_ERROR, self._refusals[-1], now)
         else:
-            waited = f"the server did not confirm the channel within {self._timing.join_timeout:g} s"
+            who = "the store gave no position" if self.phase is Phase.LOADING else _UNCONFIRMED
+            waited = f"{who} within {self._timing.join_timeout:g} s"
             error = TimedOut(waited, code="JoinTimedOut", hint="it is tried again; the server may be busy")
             yield from self._failed(SubscribeStatus.TIMED_OUT, error, now)
 
@@ -181,12 +206,8 @@ class Join:
         """
         if self.phase is not Phase.AUTHORIZING or join_ref != self.join_ref:
             return
-        config: dict[str, Any] = {"postgres_changes": list(self.bindings)}
-        if self.private:
-            config["private"] = True
-        if warning is not None:
-            config["rowcast"] = {"token_warning": warning}
-        payload: dict[str, Any] = {"config": config}
+        resume = self.place.join(snapshots(self.bindings), len(self.bindings))
+        payload: dict[str, Any] = {"config": config(self.bindings, self.how, warning, resume)}
         if token is not None:
             payload["access_token"] = token
         self._move(Phase.JOINING, now + self._timing.join_timeout)
@@ -223,8 +244,9 @@ class Join:
         """A frame on this topic. Raises ProtocolError for one that cannot be read."""
         if frame.join_ref is not None and frame.join_ref != self.join_ref:
             return
-        if frame.event == "postgres_changes":
-            yield from self._changed(frame)
+        if frame.event in Content.EVENTS:
+            if self.phase in _HEARING:
+                yield from self._content.received(frame)
         elif frame.event == "phx_reply":
             yield from self._replied(frame, now)
         elif frame.event == "system":
@@ -232,13 +254,10 @@ class Join:
         elif frame.event in ("phx_close", "phx_error"):
             yield from self._ended_by_server(frame.event, now)
 
-    def _changed(self, frame: Frame) -> Iterator[Want]:
-        if self.phase not in (Phase.CONFIRMING, Phase.SUBSCRIBED):
-            return
-        change = decode_change(frame.payload)
-        indices = {index for id_ in change.ids for index in self._indices.get(id_, ())}
-        if indices:
-            yield Deliver(self.topic, tuple(sorted(indices)), bytes(change.data))
+    def advance(self, position: str) -> Iterator[Want]:
+        """The server stands there, and has sent the channel everything before."""
+        if self.phase is Phase.SUBSCRIBED and self.place.advance(position):
+            yield Advance(self.topic, position)
 
     def _replied(self, frame: Frame, now: float) -> Iterator[Want]:
         if self.phase is Phase.LEAVING and frame.ref == self._leave_ref:
@@ -250,7 +269,7 @@ class Join:
             else:
                 self.join_ref = None
                 yield from self._failed(
-                    SubscribeStatus.CHANNEL_ERROR, _refusal(reply.response, self.private), now
+                    SubscribeStatus.CHANNEL_ERROR, refusal(reply.response, self.how.private), now
                 )
 
     def _accepted(self, response: Any, now: float) -> Iterator[Want]:
@@ -258,12 +277,13 @@ class Join:
             yield from self._subscribed(None, now)
             return
         echo = response.get("postgres_changes") if isinstance(response, dict) else None
-        indices = _match(self.bindings, echo)
+        indices = match(self.bindings, echo)
         if indices is None:
             error = ProtocolError("the server's subscriptions are not those that were asked for")
             yield from self._failed(SubscribeStatus.CHANNEL_ERROR, error, now)
             return
-        self._indices, self._refusals = indices, []
+        self._content.accepted(indices, self.bindings)
+        self._refusals = []
         self._move(Phase.CONFIRMING, now + self._timing.join_timeout)
 
     def _system(self, frame: Frame, now: float) -> Iterator[Want]:
@@ -276,10 +296,13 @@ class Join:
         if payload.get("extension") != "postgres_changes":
             # An error here is the reason of the phx_close that follows it.
             self._reason = self._reason if ok else message
+        elif isinstance(gap := payload.get("gap"), dict):
+            if self.phase in _HEARING:
+                yield self._missed(gap, payload.get("position"), message)
         elif ok and (self.phase is Phase.CONFIRMING or (self.phase is Phase.SUBSCRIBED and self._failing)):
             position = payload.get("position")
             yield from self._subscribed(position if isinstance(position, str) else None, now)
-        elif not ok and self.phase is Phase.CONFIRMING:
+        elif not ok and (self.phase is Phase.CONFIRMING or self._unread(message)):
             yield from self._refused(message, now)
         elif not ok and self.phase is Phase.SUBSCRIBED:
             yield from self._degraded(JoinError(message, code="SubscriptionLost", hint=_STAYS))
@@ -292,6 +315,17 @@ class Join:
             yield from self._failed(SubscribeStatus.CHANNEL_ERROR, error, now)
         else:
             yield from self._degraded(error)
+
+    def _unread(self, message: str) -> bool:
+        # A snapshot fails after the channel was confirmed, and takes its entry with it all the same.
+        return self.phase is Phase.SUBSCRIBED and message.startswith(_NO_SNAPSHOT)
+
+    def _missed(self, gap: dict[str, Any], position: Any, message: str) -> Want:
+        position = position if isinstance(position, str) else None
+        asked = gap.get("from")
+        asked = asked if isinstance(asked, str) else self.place.position
+        self.place.missed(position)
+        return Miss(self.topic, Gap(str(gap.get("reason")), asked, position, message))
 
     def _degraded(self, error: JoinError) -> Iterator[Want]:
         """Something of the channel does not work; the channel stays."""
@@ -314,7 +348,11 @@ class Join:
             self._backoff.worked(now)
         self._move(Phase.SUBSCRIBED, None)
         self._failing = False
-        yield Notify(self.topic, SubscribeStatus.SUBSCRIBED, position=position)
+        gap = self.place.subscribed(position)
+        reached = self.place.position if self.place.settled else None
+        yield Notify(self.topic, SubscribeStatus.SUBSCRIBED, position=reached)
+        if gap is not None:
+            yield Miss(self.topic, gap)
 
     def _failed(self, status: SubscribeStatus, error: RowcastError, now: float) -> Iterator[Want]:
         # What the server may still hold of this join is given back before the next one.
@@ -345,28 +383,3 @@ class Join:
         self.phase, self._deadline = phase, deadline
         if phase not in _ON_SERVER:
             self._renewal.sent(None, 0.0)
-
-
-def _match(bindings: Sequence[Binding], echo: Any) -> dict[int, tuple[int, ...]] | None:
-    """Wire id -> indices of the bindings it stands for; None when the echo is not of these bindings."""
-    if not isinstance(echo, list) or len(echo) < len(bindings):
-        return None
-    indices: dict[int, tuple[int, ...]] = {}
-    for index, (binding, entry) in enumerate(zip(bindings, echo, strict=False)):
-        if not isinstance(entry, dict) or any(entry.get(key) != binding.get(key) for key in _ECHOED):
-            return None
-        if not isinstance(id_ := entry.get("id"), int):
-            return None
-        indices[id_] = (*indices.get(id_, ()), index)
-    return indices
-
-
-def _refusal(response: Any, private: bool) -> RowcastError:
-    """A join refused with ``{"reason": "Code: text"}`` as an exception."""
-    reason = response.get("reason") if isinstance(response, dict) else None
-    text = reason if isinstance(reason, str) else "the server refused the channel without a reason"
-    code, found, _ = text.partition(": ")
-    code = code if found and code.isalnum() else "JoinRefused"
-    if code in _AUTH_CODES:
-        return AuthError(text, code=code, hint=_POLICY if private and code == "Unauthorized" else None)
-    return JoinError(text, code=code, hint=_PRIVATE_ONLY if code == "PrivateOnly" else None)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import RowcastError
+from ..gap import Gap
 from ..states import SubscribeStatus
 
 
@@ -27,6 +28,14 @@ class Send:
     """Send this text frame on the open socket."""
 
     text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """Get the stored position that this join resumes from; answer with ``loaded`` or ``unloaded``."""
+
+    topic: str
+    join_ref: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +71,46 @@ class Deliver:
     topic: str
     bindings: tuple[int, ...]
     data: bytes
+    seq: int | None = None
+    position: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A transaction, or a part of one: its changes in order, each as in ``Deliver``."""
+
+    topic: str
+    changes: tuple[tuple[tuple[int, ...], bytes], ...]
+    commit_timestamp: bytes
+    position: str | None
+    last: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Rows of a snapshot. ``position`` is its moment, given with the last batch of the channel only."""
+
+    topic: str
+    bindings: tuple[int, ...]
+    data: bytes
+    first: bool
+    position: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Miss:
+    """Changes are missing here."""
+
+    topic: str
+    gap: Gap
+
+
+@dataclass(frozen=True, slots=True)
+class Advance:
+    """Nothing more is to come for the channel before this position."""
+
+    topic: str
+    position: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,4 +135,5 @@ class Stop:
     error: RowcastError
 
 
-Want = Open | Close | Send | Authorize | Refresh | Notify | Deliver | System | Report | Stop
+Item = Deliver | Part | Batch | Miss | Advance | System
+Want = Open | Close | Send | Load | Authorize | Refresh | Notify | Item | Report | Stop

@@ -1,0 +1,39 @@
+"""Answers: what the reply to a join says."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from ..errors import AuthError, JoinError, RowcastError
+
+_AUTH_CODES = frozenset({"InvalidJWTToken", "MalformedJWT", "JwtSignatureError", "Unauthorized"})
+_ECHOED = ("event", "schema", "table", "filter")
+_POLICY = (
+    "add a policy for select on realtime.messages that lets this role read it, and see that the token is the "
+    "right one"
+)
+_PRIVATE_ONLY = "use client.channel(name, private=True)"
+
+
+def match(bindings: Sequence[dict[str, Any]], echo: Any) -> dict[int, tuple[int, ...]] | None:
+    """Wire id -> indices of the bindings it stands for; None when the echo is not of these bindings."""
+    if not isinstance(echo, list) or len(echo) < len(bindings):
+        return None
+    indices: dict[int, tuple[int, ...]] = {}
+    for index, (binding, entry) in enumerate(zip(bindings, echo, strict=False)):
+        if not isinstance(entry, dict) or any(entry.get(key) != binding.get(key) for key in _ECHOED):
+            return None
+        if not isinstance(id_ := entry.get("id"), int):
+            return None
+        indices[id_] = (*indices.get(id_, ()), index)
+    return indices
+
+
+def refusal(response: Any, private: bool) -> RowcastError:
+    """A join refused with ``{"reason": "Code: text"}`` as an exception."""
+    reason = response.get("reason") if isinstance(response, dict) else None
+    text = reason if isinstance(reason, str) else "the server refused the channel without a reason"
+    code, found, _ = text.partition(": ")
+    code = code if found and code.isalnum() else "JoinRefused"
+    if code in _AUTH_CODES:
+        return AuthError(text, code=code, hint=_POLICY if private and code == "Unauthorized" else None)
+    return JoinError(text, code=code, hint=_PRIVATE_ONLY if code == "PrivateOnly" else None)

@@ -1,0 +1,107 @@
+"""Place: how far a channel has come, so that its next join goes on from there and nothing is heard twice.
+
+A position is taken from each message in the order of the socket. Of several messages about one change all
+but the last carry the position before it, and so do the parts of a transaction but its last: after a cut
+they come again, and what was heard of them is known by the changes' numbers. While a snapshot is not complete
+there is nothing to go on from, and it is taken anew.
+"""
+
+from collections.abc import Collection, Iterable
+
+from ..gap import Gap
+
+_CUT = "Changes are missing: the connection ended before the snapshots of the channel were complete"
+
+
+class Place:
+    """One channel's place. Indices are those of the channel's bindings."""
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self, position: str | None = None) -> None:
+        """Begin there, or at the present."""
+        self.position = position
+        self._snapshots: frozenset[int] = frozenset()
+        self._pending: set[int] = set()
+        self._begun: set[int] = set()
+        self._seq: int | None = None
+        self._seen: set[int] = set()
+        self._parts: set[int] = set()
+        self._heard = False
+        self._left: str | None = None
+
+    @property
+    def settled(self) -> bool:
+        """Whether no snapshot is on its way."""
+        return not self._pending
+
+    def join(self, snapshots: Iterable[int], bindings: int) -> str | None:
+        """A join is sent, with so many bindings, of which these want a snapshot: where to resume."""
+        self._snapshots, self._heard = frozenset(snapshots), False
+        self._begun.clear()
+        resume = self.position if self.settled else None
+        if resume is None:
+            if len(self._snapshots) < bindings:
+                self._left = self.position or self._left
+            self.position, self._seq = None, None
+            self._parts.clear()
+            self._pending = set(self._snapshots)
+        return resume
+
+    def subscribed(self, position: str | None) -> Gap | None:
+        """The server confirmed the join. A gap, if it begins later than the channel had come."""
+        if not self._heard or self.position is None:
+            self._heard, self.position = True, position or self.position
+        left, self._left = self._left, None
+        return None if left is None else Gap("snapshot", left, self.position, _CUT)
+
+    def missed(self, position: str | None) -> None:
+        """The server goes on from there; what is between is lost."""
+        self.position, self._seq, self._left = position, None, None
+        self._heard = position is not None
+        self._parts.clear()
+        self._begun.clear()
+        self._pending = set(self._snapshots)
+
+    def advance(self, position: str) -> bool:
+        """The channel heard everything up to there, says the server: whether that is news."""
+        if not self.settled or self._parts or self.position in (None, position):
+            return False
+        self.position = position
+        return True
+
+    def fresh(self, seq: int | None, indices: Collection[int]) -> tuple[int, ...]:
+        """Those of the bindings that have not heard of this change; they have now."""
+        self._heard = True
+        self._pending.clear()
+        if seq is None:
+            return tuple(sorted(indices))
+        if seq != self._seq:
+            self._seq, self._seen = seq, set()
+        new = sorted(set(indices) - self._seen)
+        self._seen.update(new)
+        return tuple(new)
+
+    def part(self, seqs: Collection[int | None], last: bool) -> list[bool]:
+        """A part of a transaction with these changes: which of them are new."""
+        self._heard = True
+        self._pending.clear()
+        new = [seq is None or seq not in self._parts for seq in seqs]
+        if last:
+            self._parts.clear()
+        else:
+            self._parts.update(seq for seq in seqs if seq is not None)
+        return new
+
+    def batch(self, indices: Iterable[int], last: bool) -> tuple[bool, bool]:
+        """A batch of a snapshot: whether it is the first, and whether all snapshots are complete."""
+        indices = set(indices)
+        self._heard = True
+        self._pending |= indices
+        first = not indices & self._begun
+        self._begun |= indices
+        if last:
+            self._begun -= indices
+            self._pending -= indices
+        return first, self.settled
