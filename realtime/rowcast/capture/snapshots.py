@@ -132,6 +132,7 @@ class Snapshots:
         held = _Held(self._places, self._idle)
         try:
             held.connection = connection = await self._connect()
+            pid = connection.get_server_pid()
             try:
                 await end_sessions(connection, self._left)
                 await connection.execute(_SESSION)
@@ -139,7 +140,7 @@ class Snapshots:
             except BaseException:
                 connection.terminate()
                 # Something of it may still run, under the role.
-                await self._end(connection.get_server_pid())
+                await self._end(pid)
                 raise
             held.wait()
             yield taken
