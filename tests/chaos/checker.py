@@ -91,7 +91,9 @@ class _Checked:
         for number, entry in enumerate(self._profile.entries):
             self._check_snapshot(start.start, number, entry)
             self._check_entry(start, number, entry)
-        self._check_transactions()
+        # Of a history that is gone nobody can tell which transaction a change was of.
+        if not self._gone:
+            self._check_transactions()
 
     def _check_snapshot(self, at: Snapshot, number: int, entry: Entry) -> None:
         if entry.snapshot is None or self._gone:

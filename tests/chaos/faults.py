@@ -13,6 +13,7 @@ from typing import Final
 import asyncpg
 
 from chaos.client import Client
+from chaos.sdk_client import SdkClient
 from chaos.world import World
 from support.links import Link, Relay, Weather
 
@@ -23,6 +24,7 @@ class Scene:
 
     world: World
     clients: Sequence[Client]
+    sdk_clients: Sequence[SdkClient]
     draws: random.Random
 
     def some_clients(self, share: float = 0.4) -> list[Client]:
@@ -36,26 +38,26 @@ Fault = Callable[[Scene], Awaitable[None]]
 
 async def cut(scene: Scene) -> None:
     """Connections of clients end in order, as behind a proxy that is restarted."""
-    for door in scene.world.doors:
+    for door in scene.world.edges:
         door.cut(door.some(scene.draws), reset=False)
 
 
 async def reset(scene: Scene) -> None:
     """Connections of clients end with a reset, in the middle of anything."""
     for _ in range(scene.draws.randint(1, 5)):
-        for door in scene.world.doors:
+        for door in scene.world.edges:
             door.cut(door.some(scene.draws), reset=True)
         await asyncio.sleep(scene.draws.random() * 0.5)
 
 
 async def hole(scene: Scene) -> None:
     """Connections of clients swallow all and say nothing; then some come back, and some were cut."""
-    await _swallow(scene, scene.world.doors, scene.draws.uniform(0.5, 8.0))
+    await _swallow(scene, scene.world.edges, scene.draws.uniform(0.5, 8.0))
 
 
 async def slow(scene: Scene) -> None:
     """The network between clients and servers is slow, narrow and chops what it carries."""
-    await _weather(scene, scene.world.doors)
+    await _weather(scene, scene.world.edges)
 
 
 async def database_cut(scene: Scene) -> None:
@@ -164,6 +166,8 @@ async def moved(scene: Scene) -> None:
     for _ in range(scene.draws.randint(2, 8)):
         for client in scene.some_clients():
             client.cut()
+        for sdk_client in scene.sdk_clients:
+            sdk_client.move([server.port for server in scene.world.servers], scene.draws)
         await asyncio.sleep(scene.draws.random() * 0.6)
 
 

@@ -1,6 +1,8 @@
 """Who subscribes to what: random subscribers that between them ask for everything there is."""
 
 import random
+from dataclasses import dataclass
+from typing import Final
 
 from chaos.schema import COLUMNS, FILTERS, KEYS, SUBJECTS, TABLES, Subject
 from chaos.streams import Entry, Profile
@@ -74,6 +76,36 @@ FIXED = (
     Profile(
         Subject("authenticated", "ann"),
         tuple(Entry(table, snapshot=50, leave=True, truncate=True) for table in TABLES),
+        group=True,
+    ),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class SdkWish:
+    """What a client of the SDK asks for: channels by their entries, and entries whose rows are kept."""
+
+    subject: Subject
+    channels: tuple[tuple[Entry, ...], ...]
+    rows: tuple[Entry, ...]
+    group: bool = False
+
+
+SDK: Final = (
+    SdkWish(
+        Subject("service_role"),
+        (
+            tuple(
+                Entry(table, filter="amount=gt.30", condition="amount > 30", leave=True) for table in TABLES
+            ),
+            (Entry("parted", snapshot=50, leave=True, truncate=True),),
+        ),
+        (Entry("plain"), Entry("parted", filter="note=like.a%", condition="note like 'a%'")),
+    ),
+    SdkWish(
+        Subject("authenticated", "bob"),
+        (tuple(Entry(table, leave=True, truncate=True) for table in TABLES),),
+        (Entry("owned"), Entry("parted", filter="grp=eq.1", condition="grp = 1")),
         group=True,
     ),
 )

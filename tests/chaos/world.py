@@ -14,7 +14,7 @@ from chaos.schema import SETUP
 from rowcast.db.migrations import migrate
 from rowcast.dev.postgres import Postgres, temporary_home
 from support import databases
-from support.links import Relay
+from support.links import Relay, Weather
 from support.postgres import SETTINGS, binaries
 from support.server import Server
 from support.standby import Standby, detach, promote, start_standby
@@ -28,8 +28,8 @@ _SETTINGS = {
 
 
 class World:
-    """``primary`` changes with a promotion; ``database`` is a relay before it, one for each server, and
-    ``doors`` the relays before the servers."""
+    """``primary`` changes with a promotion; ``databases`` are relays before it, one for each
+    server, ``doors`` the relays before the servers, and ``own_doors`` those that a client has to itself."""
 
     def __init__(
         self, folder: Path, seed: int, *, servers: int, standby: bool, retention: str | None
@@ -39,6 +39,7 @@ class World:
         self.servers: list[Server] = []
         self.databases: list[Relay] = []
         self.doors: list[Relay] = []
+        self.own_doors: list[Relay] = []
         self.promotions = 0
         self._folder, self._seed, self._number = folder, seed, servers
         self._with_standby = standby
@@ -52,6 +53,18 @@ class World:
     def ports(self) -> Sequence[int]:
         """Where clients connect."""
         return [door.port for door in self.doors]
+
+    @property
+    def edges(self) -> Sequence[Relay]:
+        """All relays that clients go through."""
+        return [*self.doors, *self.own_doors]
+
+    async def open_door(self, server: Server) -> Relay:
+        """A relay of a client's own."""
+        door = Relay(("127.0.0.1", server.port), self._seed + 200 + len(self.own_doors))
+        await door.start()
+        self.own_doors.append(door)
+        return door
 
     async def start(self) -> None:
         """Start all of it."""
@@ -87,16 +100,16 @@ class World:
         for server in self.servers:
             with contextlib.suppress(AssertionError):
                 await server.end()
-        for relay in (*self.doors, *self.databases):
+        for relay in (*self.edges, *self.databases):
             await relay.stop()
         for postgres in (self.standby, self.primary):
             if postgres is not None:
                 await asyncio.to_thread(postgres.discard)
 
-    async def heal(self) -> None:
-        """Undo what the relays do, and see that every server runs."""
-        for relay in (*self.doors, *self.databases):
-            relay.weather = type(relay.weather)()
+    def heal(self) -> None:
+        """Undo what the relays do."""
+        for relay in (*self.edges, *self.databases):
+            relay.weather = Weather()
             relay.closed = False
             for link in relay.links:
                 link.release()
