@@ -50,7 +50,9 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
   select coalesce(
     (select format('the function rowcast.%s is gone: run rowcast migrate', name)
      from unnest(array['capture_insert', 'capture_update', 'capture_delete', 'capture_truncate', 'capture_insert_row',
-                       'capture_update_row', 'capture_delete_row', 'draw_order', 'pin', 'unpin', 'drawn_order',
+                       'capture_update_row', 'capture_delete_row', 'capture_insert_confined', 'capture_update_confined',
+                       'capture_delete_confined', 'capture_insert_row_confined', 'capture_update_row_confined',
+                       'capture_delete_row_confined', 'row_json', 'draw_order', 'pin', 'unpin', 'drawn_order',
                        'stop_if_full']) as name
      where not exists (select from pg_proc as p where p.pronamespace = 'rowcast'::regnamespace and p.proname = name)
      limit 1),
@@ -70,7 +72,7 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
     (select format('%s may not call %s, so writes to captured tables fail: run rowcast migrate',
                    o.role::regrole, p.oid::regprocedure)
      from owners as o, pg_proc as p
-     where p.pronamespace = 'rowcast'::regnamespace and p.proname in ('pin', 'unpin', 'drawn_order', 'stop_if_full')
+     where p.pronamespace = 'rowcast'::regnamespace and p.proname in ('pin', 'unpin', 'drawn_order', 'stop_if_full', 'row_json')
        and not has_function_privilege(o.role, p.oid, 'execute') limit 1),
     case when rowcast.outbox_full() then
       'the outbox has twice the size of ROWCAST_RETENTION_SIZE, and is not trimmed while a transaction that wrote, '

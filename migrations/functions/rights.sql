@@ -16,7 +16,8 @@ begin
       ('anon', 'nologin noinherit', ''),
       ('authenticated', 'nologin noinherit', ''),
       ('service_role', 'nologin noinherit', 'bypassrls'),
-      ('rowcast_capture', 'nologin noinherit', '')
+      ('rowcast_capture', 'nologin noinherit', ''),
+      ('rowcast_json', 'nologin noinherit', '')
     ) as roles (name, options, more)
   loop
     begin
@@ -31,10 +32,10 @@ begin
       -- To act as a role one must be a member who may SET it; to replace a function, one who inherits from its owner.
       -- Who made a role since PostgreSQL 16 may grant it, and is no such member yet.
       if not pg_has_role(wanted.name, case when grants_options then 'set' else 'member' end)
-         or wanted.name = 'rowcast_capture' and not pg_has_role(wanted.name, 'usage') then
+         or wanted.name in ('rowcast_capture', 'rowcast_json') and not pg_has_role(wanted.name, 'usage') then
         execute format('grant %I to current_user %s', wanted.name,
           case when not grants_options then ''
-               when wanted.name = 'rowcast_capture' then 'with set true, inherit true'
+               when wanted.name in ('rowcast_capture', 'rowcast_json') then 'with set true, inherit true'
                else 'with set true, inherit false' end);
       end if;
     exception

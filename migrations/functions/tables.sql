@@ -27,6 +27,8 @@ create or replace view rowcast.tables as
            when t.captured then null
            when t.refusal = 'it is unlogged' then format('ALTER TABLE %s SET LOGGED;', names.quoted)
            when t.refusal = 'it is a foreign table' then 'Watch it in the database where it lives.'
+           when t.refusal like 'its JSON %' then
+             'Have a superuser run what `rowcast migrate --print-admin-sql` prints, then run rowcast migrate.'
            when t.disabled is not null then (
              select string_agg(format('ALTER TABLE %s ENABLE ALWAYS TRIGGER %I;', names.quoted, d), ' ')
              from unnest(t.disabled) as d)

@@ -25,8 +25,9 @@ returns table (name text, function_name text, arguments text[], definition text)
 language sql stable set search_path = pg_catalog, pg_temp as $$
   with parts as (
     select '!rowcast_' || event as name,
-           case when filter is null then concat('capture_', event, case when way = 'row' then '_row' end)
-                else (select f.name from rowcast.capture_function(event, way, filter) as f) end as function_name,
+           case when filter is null
+                then concat('capture_', event, case when way = 'row' then '_row' end, case when confined then '_confined' end)
+                else (select f.name from rowcast.capture_function(event, way, filter, confined) as f) end as function_name,
            case when extra.arguments = array['', ''] then array[version::text]
                 else version::text || extra.arguments end as arguments,
            'after ' || event as moment,
@@ -40,6 +41,7 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
       rowcast.settings_of(relid),
       case when nests then coalesce(pg_partition_root(relid), relid)::oid::text else '' end
     ])) as extra (arguments)
+    cross join rowcast.calls_casts(relid) as confined
     where position(op in ops) > 0 and way <> 'parts'
     union all
     select '!rowcast_truncate', 'capture_truncate', array[version::text], 'after truncate',
@@ -132,6 +134,8 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
       (select sum(hashint8extended(a.xmin::text::bigint, a.attnum)) from pg_class as k
        join pg_attribute as a on a.attrelid = k.oid where k.relkind = 'c'),
       (select sum(hashint8extended(c.xmin::text::bigint, c.oid::bigint)) from pg_cast as c),
+      (select sum(hashint8extended(p.xmin::text::bigint, p.oid::bigint)) from pg_cast as c
+       join pg_proc as p on p.oid = c.castfunc where c.oid >= 16384),
       (select sum(hashint8extended(n.xmin::text::bigint, n.oid::bigint)) from pg_namespace as n
        where n.nspname !~ '^pg_(toast_)?temp_'),
       (select sum(hashint8extended(m.xmin::text::bigint, m.member::bigint)) from pg_auth_members as m),
@@ -154,7 +158,13 @@ language sql set search_path = pg_catalog, pg_temp as $$
 $$;
 
 -- Make the functions that the triggers of one table are to call, where the table has a row filter.
-create or replace function rowcast.make_filters(ops text, way text, filter text) returns void
+do $$
+begin
+  if to_regprocedure('rowcast.make_filters(text, text, text)') is not null then
+    drop function rowcast.make_filters(text, text, text);
+  end if;
+end $$;
+create or replace function rowcast.make_filters(ops text, way text, filter text, confined boolean) returns void
 language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
   made record;
@@ -167,7 +177,7 @@ begin
   end if;
   for made in
     select f.* from (values ('I', 'insert'), ('U', 'update'), ('D', 'delete')) as e (op, event),
-                    rowcast.capture_function(e.event, way, filter) as f
+                    rowcast.capture_function(e.event, way, filter, confined) as f
     where position(e.op in ops) > 0
       and not exists (select from pg_proc as p where p.pronamespace = 'rowcast'::regnamespace and p.proname = f.name)
   loop
@@ -218,7 +228,7 @@ begin
     -- Since when it is captured without interruption: one version hands it on to the next.
     select r.since into began from rowcast.captured as c join rowcast.relations as r on r.id = c.relation
       where c.relid = install.of and c.enabled;
-    perform rowcast.make_filters(wanted.ops, wanted.way, wanted.filter);
+    perform rowcast.make_filters(wanted.ops, wanted.way, wanted.filter, rowcast.calls_casts(install.of));
     for part in
       select t.*, s.enabled, t.function_name is not distinct from s.function_name
              and t.arguments is not distinct from s.arguments as stands

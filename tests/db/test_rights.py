@@ -11,7 +11,7 @@ from rowcast.capture.watching import watch
 from rowcast.db.migrations import migrate, whats_missing
 from rowcast.db.notes import API_ROLES, ROLES
 from rowcast.db.rights import TAGS, Missing
-from rowcast.errors import MigrationError
+from rowcast.errors import MigrationError, WatchError
 from rowcast.model.claims import Claims
 from support import databases
 from support.server import Server
@@ -75,7 +75,7 @@ async def acts_as(dsn: str, roles: tuple[str, ...]) -> None:
 async def test_a_superuser_lacks_nothing(sites: Sites) -> None:
     site = sites.make("superuser")
     assert await migrated(site.owner) == (await migrate_names(), [])
-    assert await asked(site.owner, STANDING, ROLES) == 4
+    assert await asked(site.owner, STANDING, ROLES) == len(ROLES)
     assert await asked(site.owner, "select rolbypassrls from pg_roles where rolname = 'service_role'")
     assert await asked(site.owner, FUNCTION_OWNERS) == ["rowcast_capture"]
     assert await asked(site.owner, EVENT_TRIGGERS) == ["rowcast.follow_ddl"]
@@ -116,7 +116,7 @@ async def test_a_server_of_a_plain_owner_logs_once_what_is_missing(sites: Sites,
 async def test_an_owner_who_makes_roles_lacks_what_takes_a_superuser(sites: Sites) -> None:
     site = sites.make("creator")
     _, said = await migrated(site.owner)
-    assert await asked(site.owner, STANDING, ROLES) == 4
+    assert await asked(site.owner, STANDING, ROLES) == len(ROLES)
     (line,) = said
     assert "BYPASSRLS of service_role" in line
     assert "event triggers" in line
@@ -276,7 +276,7 @@ async def test_what_others_made_stays_and_what_differs_is_said(sites: Sites) -> 
     _, said = await migrated(site.owner)
     (line,) = said
     for part in (
-        "authenticated and rowcast_capture",
+        "authenticated, rowcast_capture and rowcast_json",
         "membership of app in anon and service_role",
         "BYPASSRLS of service_role",
         "the publication supabase_realtime belongs to postgres",
@@ -340,3 +340,40 @@ async def test_an_administrators_event_triggers_follow_the_commands_that_a_super
         site.owner, "select evttags from pg_event_trigger where evtname = 'rowcast_follow_ddl'"
     )
     assert sorted(tags) == sorted(TAGS)  # type: ignore[call-overload]
+
+
+async def test_where_casts_cannot_be_confined_tables_of_others_wait_for_an_administrator(
+    sites: Sites,
+) -> None:
+    """Its owner could otherwise have code run with all the rights of the database's owner."""
+    site = sites.make("owner")
+    await migrated(site.owner)
+    databases.execute(
+        site.admin,
+        "create role mallory; create table public.hers (id int primary key);"
+        "alter table public.hers owner to mallory; grant trigger, select on public.hers to app;"
+        "alter publication supabase_realtime add table public.hers",
+    )
+    databases.execute(
+        site.owner,
+        "create table own (id int primary key); alter publication supabase_realtime add table own;"
+        "select rowcast.install(relid) from rowcast.stale_tables() as relid",
+    )
+    found = "select array_agg((table_name, captured, reason, mend)::text order by 1) from rowcast.tables"
+    rows = await asked(site.owner, found)
+    assert isinstance(rows, list)
+    hers, own = rows
+    assert "the role rowcast_json, which that runs as, is missing" in hers
+    assert MENDED in hers
+    assert own == "(own,t,,)"
+    connection = await asyncpg.connect(site.owner)
+    try:
+        with pytest.raises(WatchError, match=f"rowcast_json.*{MENDED}"):
+            await watch(connection, "public.hers")
+    finally:
+        await connection.close()
+    sites.run(site.admin, (await whats_missing(site.owner)).admin_sql())
+    await migrated(site.owner)
+    databases.execute(site.owner, "select rowcast.install(relid) from rowcast.stale_tables() as relid")
+    assert await asked(site.owner, "select bool_and(captured) from rowcast.tables")
+    await delivers(site)

@@ -8,6 +8,7 @@ from typing import Final
 
 import asyncpg
 
+from rowcast.db.rights import HINT
 from rowcast.errors import WatchError
 
 _PUBLICATION: Final = "supabase_realtime"
@@ -177,6 +178,8 @@ def _refusal(name: str, refused: asyncpg.Record) -> str:
         text += f"of its partition {refused['name']}, "
     if refused["refusal"] == "it is unlogged":
         return text + f"it is unlogged. Run ALTER TABLE {refused['name']} SET LOGGED; first."
+    if refused["refusal"].startswith("its JSON "):
+        return text + f"{refused['refusal']}. {HINT} Run `rowcast migrate` afterwards."
     others = "" if refused["whole"] else " Watch the other partitions by their names."
     return text + f"{refused['refusal']}." + others
 

@@ -24,6 +24,7 @@ from rowcast.errors import MigrationError
 _NAME = re.compile(r"(\d{4})_(\w+)\.sql")
 # Later files use what earlier ones define.
 _FUNCTION_ORDER = (
+    "casts",
     "capture",
     "relations",
     "publication",

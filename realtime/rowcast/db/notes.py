@@ -9,7 +9,10 @@ import asyncpg
 
 API_ROLES = ("anon", "authenticated", "service_role")
 CAPTURE_ROLE = "rowcast_capture"
-ROLES = (*API_ROLES, CAPTURE_ROLE)
+JSON_ROLE = "rowcast_json"
+#: Those that own functions of ours.
+OWNING_ROLES = (CAPTURE_ROLE, JSON_ROLE)
+ROLES = (*API_ROLES, *OWNING_ROLES)
 PUBLICATION = "supabase_realtime"
 
 TABLE = """

@@ -10,7 +10,16 @@ from dataclasses import dataclass
 
 import asyncpg
 
-from rowcast.db.notes import API_ROLES, CAPTURE_ROLE, FUNCTION, MESSAGES, PUBLICATION, ROLES
+from rowcast.db.notes import (
+    API_ROLES,
+    CAPTURE_ROLE,
+    FUNCTION,
+    JSON_ROLE,
+    MESSAGES,
+    OWNING_ROLES,
+    PUBLICATION,
+    ROLES,
+)
 
 HINT = "`rowcast migrate --print-admin-sql` prints what an administrator runs once."
 #: The same as in functions/catalog.sql: what is printed has to stand where that has not run yet.
@@ -145,7 +154,7 @@ async def missing(connection: asyncpg.Connection) -> Missing:
             for row in rows
             if row["stands"]
             and not (role["superuser"] or row["admins"])
-            and not (row["sets"] and (row["inherits"] or row["name"] != CAPTURE_ROLE))
+            and not (row["sets"] and (row["inherits"] or row["name"] not in OWNING_ROLES))
         ),
         bypass=any(row["name"] == "service_role" and row["stands"] and not row["bypasses"] for row in rows),
         event_triggers=not role["follows"] and not role["superuser"],
@@ -214,6 +223,7 @@ def _role_sql(name: str) -> str:
         "anon": "Roles that tokens stand for; no one logs in as one. Clients read with their rights.",
         "service_role": "The same, past row level security.",
         CAPTURE_ROLE: "Owns the functions of the triggers: it may write into the outbox, and nothing else.",
+        JSON_ROLE: "Runs what a type's own cast to json does when rows are captured: it may do nothing.",
     }.get(name)
     options = "nologin noinherit bypassrls" if name == "service_role" else "nologin noinherit"
     comment = f"-- {why}\n" if why else ""
@@ -228,14 +238,14 @@ end $role$;
 
 
 def _membership_sql(name: str, user: str, grants_options: bool) -> str:
-    if name == CAPTURE_ROLE:
+    if name in OWNING_ROLES:
         comment = "-- To give those functions away, and to replace them later.\n"
     elif name == API_ROLES[0]:
         comment = "-- To ask Postgres under these roles.\n"
     else:
         comment = ""
     # Acting as a role takes SET; what the role may do without acting as it is not wanted.
-    inherits = "true" if name == CAPTURE_ROLE else "false"
+    inherits = "true" if name in OWNING_ROLES else "false"
     options = f" with set true, inherit {inherits}" if grants_options else ""
     return f"{comment}grant {name} to {_quoted(user)}{options};\n"
 
