@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -145,16 +146,31 @@ async def test_equal_messages_are_encoded_once() -> None:
     assert all(a is b for of in frames for a, b in zip(frames[0], of, strict=True))
 
 
-async def test_a_channel_that_is_attached_anew_keeps_what_it_has_and_one_that_goes_does_not() -> None:
-    subscriptions = Subscriptions(limit=LIMIT)
-    refreshed, gone = Listening(group=True), Listening(group=True)
-    for one in (refreshed, gone):
+async def test_a_channel_takes_what_it_has_with_it_wherever_it_is_attached() -> None:
+    subscriptions, others = Subscriptions(limit=LIMIT), Subscriptions(limit=LIMIT)
+    refreshed, moved = Listening(group=True), Listening(group=True)
+    for one in (refreshed, moved):
         attach(subscriptions, one, entry())
     publish(subscriptions, insert("a", 1), end=False)
     attach(subscriptions, refreshed, entry())
-    subscriptions.detach(gone.subscriber)
-    assert gone.subscriber.transaction is None
-    attach(subscriptions, gone, entry())
+    subscriptions.detach(moved.subscriber)
+    attach(others, moved, entry())
     publish(subscriptions, insert("b", 2))
     assert [seqs(message[4]) for message in refreshed.heard()] == [[1, 2]]
-    assert [seqs(message[4]) for message in gone.heard()] == [[2]]
+    assert moved.heard() == []
+    publish(others, insert("b", 2))
+    assert [seqs(message[4]) for message in moved.heard()] == [[1, 2]]
+
+
+async def test_nothing_of_a_transaction_comes_with_the_next_or_after_changes_were_missed() -> None:
+    subscriptions, away, missing = Subscriptions(limit=LIMIT), Listening(group=True), Listening(group=True)
+    for one in (away, missing):
+        attach(subscriptions, one, entry())
+    publish(subscriptions, insert("a", 1), end=False)
+    missing.subscriber.transaction = None
+    subscriptions.detach(away.subscriber)
+    subscriptions.end_transaction()
+    attach(subscriptions, away, entry())
+    publish(subscriptions, replace(insert("b", 2), commit_timestamp="2026-01-01T00:00:01.000Z"))
+    assert [(seqs(message[4]), message[4]["last"]) for message in away.heard()] == [([1], True), ([2], True)]
+    assert [seqs(message[4]) for message in missing.heard()] == [[2]]

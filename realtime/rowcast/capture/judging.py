@@ -95,10 +95,13 @@ class Judging:
 
 
 def candidates(
-    subscriptions: Subscriptions, may_read: MayRead, change: Change, answers: AnswersByRole
+    subscriptions: Subscriptions,
+    may_read: MayRead,
+    change: Change,
+    answers: tuple[AnswersByRole, AnswersByRole],
 ) -> set[Subject]:
-    """For whom a change has to be judged."""
-    return set() if change.op is Op.TRUNCATE else subscriptions.candidates(change, may_read, answers)
+    """For whom a change has to be judged. ``answers`` are those for it, and those for its old row."""
+    return subscriptions.candidates(change, may_read, *answers)
 
 
 def kept(may_read: MayRead) -> MayRead:

@@ -9,7 +9,7 @@ that were never slow are asked first, and the others for one connection after th
 """
 
 import asyncio
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -22,6 +22,7 @@ import structlog
 from rowcast.capture.costs import SHARE, Costs
 from rowcast.capture.filters import answer, is_of_others
 from rowcast.capture.judging import Judging, candidates, kept
+from rowcast.capture.reputations import Reputations
 from rowcast.db.connection import LOST
 from rowcast.db.roles import RoleUnavailable, Stubborn, end_sessions
 from rowcast.hub.lanes import Lane
@@ -39,14 +40,12 @@ MAX_WAITING: Final = 64 * 1024 * 1024
 _MAX_PAIRS: Final = 50_000
 _MAX_ASKS: Final = 500
 _OVERHEAD: Final = 500
-#: Conditions that failed or were slow before: they are asked by themselves. And those that were answered in
-#: time.
-_MAX_APART: Final = 1_000
-_MAX_TRUSTED: Final = 10_000
 
 log = structlog.get_logger("rowcast.filters")
 
 _Given = dict[str, dict[Ask, Truth]]
+#: What was answered for a change, and for its old row, as those ask who want to know what left them.
+_Both = tuple[_Given, _Given]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,12 +81,12 @@ class Questions:
         self._lose, self._isolated, self._make_ready = lose, isolated, make_ready
         self._judging = judging
         self._costs = Costs(seconds)
-        #: With whether it failed, and was not merely slow.
-        self._apart: OrderedDict[Ask, bool] = OrderedDict()
-        self._trusted: OrderedDict[Ask, None] = OrderedDict()
+        self._reputations = Reputations()
         #: What was asked at the cost of single connections took so long, in the present batch.
         self._extra = 0.0
         self._waiting: deque[Change] = deque()
+        #: The numbers of those that are the last of their transaction.
+        self._ends: set[int] = set()
         self._size = 0
         self._taken = self._sent = 0
         #: Backends of conditions that did not end when they were told to.
@@ -104,7 +103,7 @@ class Questions:
             for ask in predicate.asks:
                 if self._costs.is_off(relation, ask, now):
                     return self._costs.too_slow(ask)
-                if ask not in self._trusted and self._costs.overdrawn(client, now):
+                if not self._reputations.is_trusted(ask) and self._costs.overdrawn(client, now):
                     return self._costs.too_much(ask)
         return None
 
@@ -120,9 +119,17 @@ class Questions:
             self._lose("filters that Postgres judges fell too far behind")
         self._more.set()
 
+    def end_transaction(self) -> None:
+        """All changes of a transaction were taken."""
+        if self._waiting:
+            self._ends.add(self._waiting[-1].seq)
+        else:
+            self._subscriptions.end_transaction()
+
     def clear(self) -> None:
         """Forget what waits: its subscribers were told that they miss it."""
         self._waiting.clear()
+        self._ends.clear()
         self._went()
         self._size, self.position = 0, None
 
@@ -178,45 +185,57 @@ class Questions:
         self,
         batch: Sequence[Change],
         may_read: MayRead,
-        answers: Sequence[_Given],
+        answers: Sequence[_Both],
         sees: Sequence[Sees],
         version: int,
     ) -> None:
-        for change, given, seen in zip(batch, answers, sees, strict=True):
+        for change, both, seen in zip(batch, answers, sees, strict=True):
             if self._subscriptions.version != version and not (
-                self._answers_all(change, given)
-                and candidates(self._subscriptions, may_read, change, given) <= seen.keys()
+                self._answers_all(change, both)
+                and candidates(self._subscriptions, may_read, change, both) <= seen.keys()
             ):
                 # Somebody came, or is somebody else now, since the questions were put: they are put again.
                 break
             with self._isolated(self._subscriptions, change.relation):
-                self._subscriptions.publish(change, may_read, given, seen)
+                given, left = both
+                self._subscriptions.publish(change, may_read, given, seen, left)
             if not self._waiting or self._waiting[0] is not change:
                 return
             self._waiting.popleft()
             self._size -= _size(change)
             self.position = change.position
+            if change.seq in self._ends:
+                self._ends.discard(change.seq)
+                self._subscriptions.end_transaction()
         if not self._waiting:
             self.position = None
         self._went()
 
-    def _answers_all(self, change: Change, given: _Given) -> bool:
+    def _answers_all(self, change: Change, both: _Both) -> bool:
         if self._subscriptions.index(change.relation).missing:
             return False
-        return all(ask in given.get(role, ()) for role, ask in self._subscriptions.asks(change))
+        return all(
+            ask in given.get(role, ())
+            for face, given in zip((change, self._subscriptions.leave(change)), both, strict=True)
+            if face is not None
+            for role, ask in self._subscriptions.asks(face)
+        )
 
-    async def _answered(self, connection: asyncpg.Connection, batch: Sequence[Change]) -> list[_Given]:
-        answers: list[_Given] = [{} for _ in batch]
+    async def _answered(self, connection: asyncpg.Connection, batch: Sequence[Change]) -> list[_Both]:
+        leaves = [self._subscriptions.leave(change) for change in batch]
+        faces = [*batch, *(leave for leave in leaves if leave is not None)]
+        answers: list[_Given] = [{} for _ in faces]
         self._extra = 0.0
-        for question in self._questions(batch):
+        for question in self._questions(faces):
             try:
-                given = await self._answer(connection, question, batch)
+                given = await self._answer(connection, question, faces)
             except RoleUnavailable as error:
                 self._give_up(error.role)
                 given = _unknown(question)
             for row, truths in zip(question.rows, given, strict=True):
                 answers[row].setdefault(question.role, {}).update(truths)
-        return answers
+        left = iter(answers[len(batch) :])
+        return [(answers[row], {} if leave is None else next(left)) for row, leave in enumerate(leaves)]
 
     def _questions(self, batch: Sequence[Change]) -> Iterable[_Question]:
         """What is to be asked, in pieces of a bounded size."""
@@ -231,11 +250,11 @@ class Questions:
                     rows.append(row)
         for (relation, role), (asks, rows) in wanted.items():
             step = max(1, min(_MAX_ASKS, _MAX_PAIRS // len(rows)))
-            listed = [ask for ask in asks if ask not in self._apart]
+            listed = [ask for ask in asks if not self._reputations.is_apart(ask)]
             for begin in range(0, len(listed), step):
                 yield _Question(relation, role, tuple(listed[begin : begin + step]), tuple(rows))
             for ask in asks:
-                if ask in self._apart:
+                if self._reputations.is_apart(ask):
                     yield _Question(relation, role, (ask,), tuple(rows), self._payer(relation, ask))
 
     async def _answer(
@@ -263,7 +282,7 @@ class Questions:
                 return _unknown(question)
         else:
             if not question.partly:
-                self._trust(question.asks)
+                self._reputations.trust(question.asks)
             return given
         finally:
             if question.payer is not None:
@@ -306,7 +325,7 @@ class Questions:
         """A question that failed, as several: each is made when the one before it was answered."""
         if len(question.asks) == 1:
             (ask,) = question.asks
-            self._keep_apart(ask, failed=not slow)
+            self._reputations.keep_apart(ask, failed=not slow)
             first, rest = question.rows[:1], question.rows[1:]
             middle = (len(rest) + 1) // 2
             for rows in (first, rest[:middle], rest[middle:]):
@@ -314,10 +333,9 @@ class Questions:
                     payer = self._payer(question.relation, ask)
                     yield replace(question, rows=rows, payer=payer, partly=True)
             return
-        trusted = tuple(ask for ask in question.asks if ask in self._trusted)
+        trusted = tuple(ask for ask in question.asks if self._reputations.is_trusted(ask))
         if trusted == question.asks:
-            for ask in trusted:
-                del self._trusted[ask]
+            self._reputations.doubt(trusted)
             trusted = ()
         elif trusted:
             yield replace(question, asks=trusted)
@@ -347,30 +365,15 @@ class Questions:
             log.warning("filter_switched_off", column=ask.column, operator=str(ask.op), seconds=self._seconds)
             self._costs.switch_off(question.relation.id, ask, _now())
             self._drop(question.relation, ask, self._costs.too_slow(ask))
-        elif not self._apart.get(ask):
+        elif not self._reputations.has_failed(ask):
             log.warning(
                 "condition_failed", column=ask.column, operator=str(ask.op), error=type(error).__name__
             )
-        self._keep_apart(ask, failed=not slow)
+        self._reputations.keep_apart(ask, failed=not slow)
 
     def _drop(self, relation: Relation, ask: Ask, text: str) -> None:
         for subscriber in self._subscriptions.without(relation, ask):
             subscriber.told("error", text)
-
-    def _keep_apart(self, ask: Ask, *, failed: bool) -> None:
-        self._trusted.pop(ask, None)
-        self._apart[ask] = failed or self._apart.get(ask, False)
-        self._apart.move_to_end(ask)
-        if len(self._apart) > _MAX_APART:
-            self._apart.popitem(last=False)
-
-    def _trust(self, asks: Iterable[Ask]) -> None:
-        for ask in asks:
-            self._trusted[ask] = None
-            if self._apart.get(ask) is False:
-                del self._apart[ask]
-        while len(self._trusted) > _MAX_TRUSTED:
-            self._trusted.popitem(last=False)
 
     def _give_up(self, role: str) -> None:
         """A role that cannot be assumed any more: its subscribers miss what only Postgres can judge."""

@@ -74,10 +74,10 @@ class Subscriptions:
         predicates: Mapping[Binding, Predicates] = {},
     ) -> None:
         """Subscribe, or change what is subscribed, or as whom; no change falls between the two."""
-        self._take_off(subscriber)
+        self.detach(subscriber)
         self.version += 1
         subscriber.subject = subject
-        self._transactions.keep(subscriber)
+        self._transactions.take(subscriber)
         filtered = any(binding.filter is not None for binding in bindings)
         grouped = not filtered and not cross(bindings)
         self._entries[subscriber] = entry = _Entry(tuple(bindings), grouped)
@@ -96,11 +96,8 @@ class Subscriptions:
                 self._listen(binding, subscriber, predicates.get(binding, {}))
 
     def detach(self, subscriber: Subscriber) -> None:
-        """Forget a subscriber, if it is known, and what it was to be sent of a transaction."""
-        self._transactions.forget(subscriber)
-        self._take_off(subscriber)
-
-    def _take_off(self, subscriber: Subscriber) -> None:
+        """Forget a subscriber, if it is known. What it has of a transaction that is open, it keeps."""
+        self._transactions.let_go(subscriber)
         entry = self._entries.pop(subscriber, None)
         if entry is None:
             return

@@ -41,6 +41,11 @@ class Transactions:
             open_ = Transaction(change.before, change.position, change.commit_timestamp, size)
             subscriber.transaction = open_
             self._open[subscriber] = None
+        elif open_.commit_timestamp != change.commit_timestamp:
+            # It was off the stream when that transaction ended.
+            self._finish(subscriber)
+            self.add(subscriber, change, part)
+            return
         elif open_.size + len(part) + max(len(open_.before), len(change.position)) > self._limit:
             self._send_some(subscriber, open_, change.seq)
         open_.parts.append((change.seq, part))
@@ -61,23 +66,25 @@ class Transactions:
     def end(self) -> None:
         """The transaction is complete: send what is there."""
         for subscriber in self._open:
-            if (open_ := subscriber.transaction) is not None:
-                self._send(subscriber, open_, [part for _, part in open_.parts], last=True)
-                subscriber.transaction = None
+            self._finish(subscriber)
         self._open.clear()
         self._frames.clear()
         self._change = None
 
-    def keep(self, subscriber: Subscriber) -> None:
+    def _finish(self, subscriber: Subscriber) -> None:
+        # None where its changes were missed meanwhile.
+        if (open_ := subscriber.transaction) is not None:
+            self._send(subscriber, open_, [part for _, part in open_.parts], last=True)
+            subscriber.transaction = None
+
+    def take(self, subscriber: Subscriber) -> None:
         """A channel comes with what it has of a transaction."""
         if subscriber.transaction is not None:
             self._open[subscriber] = None
 
-    def forget(self, subscriber: Subscriber) -> None:
-        """A channel is gone, or its changes are missed."""
-        if subscriber in self._open:
-            del self._open[subscriber]
-            subscriber.transaction = None
+    def let_go(self, subscriber: Subscriber) -> None:
+        """A channel goes, with what it has."""
+        self._open.pop(subscriber, None)
 
     def _send(
         self, subscriber: Subscriber, open_: Transaction, parts: Sequence[bytes], *, last: bool
