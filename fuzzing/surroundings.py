@@ -147,7 +147,7 @@ class Feed:
         self.subscribers: list[Subscriber] = []
 
     async def subscribe(
-        self, subscriber: Subscriber, bindings: Sequence[Binding], claims: Claims
+        self, subscriber: Subscriber, bindings: Sequence[Binding], claims: Claims, resume: str | None = None
     ) -> Subscribed:
         self.subscribers.append(subscriber)
         # As a real one, which waits for a read.

@@ -250,7 +250,7 @@ async def test_the_position_waits_for_what_waits_for_an_answer(notes: str) -> No
         await connection.execute("insert into notes values (1, 'a')")
         await kept.until(lambda: len(kept.changes) == 1)
         assert stream.position is not None
-        assert stream._questions.position is None
+        assert stream._live.questions.position is None
         await connection.close()
 
 
@@ -321,7 +321,7 @@ async def test_more_conditions_than_a_query_has_columns_are_judged(notes: str) -
 
 async def subscribe_again(stream: Stream, kept: Kept, claims: Claims, *filters: str) -> None:
     """As a refreshed token does: the same channel, perhaps with another role."""
-    (subscriber,) = [one for one in stream._audiences.subscribers() if one.lost == kept.lost]
+    (subscriber,) = [one for one in stream._live.audiences.subscribers() if one.lost == kept.lost]
     entry = {"event": "*", "schema": "public", "table": "notes"}
     bindings = [parse_binding(entry | ({"filter": text} if text else {})) for text in filters]
     result = await stream.subscribe(subscriber, bindings, claims)

@@ -37,7 +37,7 @@ async def _collect(dsn: str, reader: Reader, done: asyncio.Event, rnd: random.Ra
                         seen.append(Seen(row.xid, row.seq, names[row.relation], row.record or "{}"))
                     if rnd.random() < 0.05:
                         # Broken off within a page: what was taken of it is not given again.
-                        reader.handed_out(page, page.rows[-1])
+                        reader.handed_out(page, page.upto)
                         break
                 if last and len(seen) == before:
                     return seen

@@ -151,8 +151,8 @@ async def test_what_was_made_ready_for_older_versions_is_forgotten(notes: str) -
         await kept.until(lambda: len(kept.changes) == 5)
         current = set(await connection.fetchval("select array_agg(relation) from rowcast.captured"))
         async with asyncio.timeout(20):
-            while stream._audiences.versions() != current:
-                await stream._read_once()
+            while stream._live.audiences.versions() != current:
+                await stream._present.read_once()
         await connection.execute("insert into notes (id) values (6)")
         await kept.until(lambda: len(kept.changes) == 6)
         await connection.close()
@@ -180,7 +180,7 @@ async def test_who_subscribes_while_the_catalog_is_held_against_the_others_is_to
 ) -> None:
     async with streaming(notes) as stream:
         await subscribed(stream, "notes")
-        stream.unsubscribe(stream._audiences.subscribers()[0])
+        stream.unsubscribe(stream._live.audiences.subscribers()[0])
         asked, go_on, held = asyncio.Event(), asyncio.Event(), asyncio.Event()
         catalog, hold = stream._acceptance.catalog, stream._review.hold
 

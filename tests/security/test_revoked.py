@@ -79,7 +79,7 @@ async def test_rows_written_after_rights_were_taken_away_are_not_sent(roles: Rol
             await roles.connection.execute("grant usage on schema public to service_role")
         for _ in range(5):
             await roles.insert(service)
-        await stream._settle()
+        await stream._present.settle()
         assert ids(member) == [last]
 
 
@@ -102,5 +102,5 @@ async def test_a_membership_or_a_role_that_is_gone_counts_when_the_keeper_looks_
         assert member.told[0][0] == "error"
         for _ in range(5):
             await roles.insert(service)
-        await stream._settle()
+        await stream._present.settle()
         assert ids(member) == heard

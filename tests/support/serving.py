@@ -34,7 +34,7 @@ class ListFeed:
     position: str | None = "p"
 
     async def subscribe(
-        self, subscriber: Subscriber, bindings: Sequence[Binding], claims: Claims
+        self, subscriber: Subscriber, bindings: Sequence[Binding], claims: Claims, resume: str | None = None
     ) -> Subscribed:
         if self.failures:
             raise self.failures.pop()

@@ -11,7 +11,7 @@ from rowcast.auth.visibility import Visibility
 from rowcast.capture.retention import Retention
 from rowcast.capture.stream import Stream
 from rowcast.db.pool import create_pool
-from rowcast.hub.feed import Subscriber
+from rowcast.hub.feed import Gap, Subscriber
 from rowcast.hub.lanes import Lane
 from rowcast.hub.subscriptions import Subscriptions
 from rowcast.model.binding import parse_binding
@@ -28,6 +28,8 @@ class Kept:
     def __init__(self) -> None:
         self.changes: list[dict[str, Any]] = []
         self.losses = 0
+        self.gaps: list[Gap] = []
+        self.subscriber: Subscriber
         #: What it was told of its bindings later: status and text.
         self.told: list[tuple[str, str]] = []
         self._more = asyncio.Event()
@@ -49,6 +51,10 @@ class Kept:
 
     def lost(self) -> None:
         self.losses += 1
+        self._more.set()
+
+    def missed(self, gap: Gap) -> None:
+        self.gaps.append(gap)
         self._more.set()
 
     def tell(self, status: str, text: str) -> None:
@@ -99,13 +105,29 @@ async def streaming(
 
 
 async def subscribed(
-    stream: Stream, table: str, *filters: str, claims: Claims = SERVICE, **more: object
+    stream: Stream,
+    table: str,
+    *filters: str,
+    claims: Claims = SERVICE,
+    resume: str | None = None,
+    gap: bool = False,
+    kept: Kept | None = None,
+    **more: object,
 ) -> Kept:
     """Subscribe to the changes of a table, once for each filter, and return once it is certain."""
-    kept = Kept()
-    subscriber = Subscriber(f"realtime:{table}", Version.V2, Lane(kept, 1 << 30), kept.lost, told=kept.tell)
+    kept = kept or Kept()
+    subscriber = Subscriber(
+        f"realtime:{table}",
+        Version.V2,
+        Lane(kept, 1 << 30),
+        kept.lost,
+        told=kept.tell,
+        missed=kept.missed,
+        gap=gap,
+    )
+    kept.subscriber = subscriber
     entry = {"event": "*", "schema": "public", "table": table, **more}
     bindings = [parse_binding(entry | ({"filter": text} if text else {})) for text in filters or ("",)]
-    result = await stream.subscribe(subscriber, bindings, claims)
+    result = await stream.subscribe(subscriber, bindings, claims, resume)
     assert result.ok, result.refused
     return kept

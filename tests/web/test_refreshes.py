@@ -120,7 +120,7 @@ class SlowFeed(ListFeed):
         self.roles: list[str] = []
 
     async def subscribe(
-        self, subscriber: Subscriber, bindings: Sequence[Binding], claims: Claims
+        self, subscriber: Subscriber, bindings: Sequence[Binding], claims: Claims, resume: str | None = None
     ) -> Subscribed:
         self.began.put_nowait(claims.role)
         await self.goes_on.acquire()

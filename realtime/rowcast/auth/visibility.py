@@ -5,6 +5,7 @@ for in the table instead, as the role may select it. Everything fails closed: a 
 takes too long hides rows from that role with those claims, and is counted.
 """
 
+import functools
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -129,6 +130,17 @@ class Visibility:
         search_path: str = SEARCH_PATH,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        roles = frozenset(roles)
+        self._apart = functools.partial(
+            Visibility,
+            roles,
+            seconds=seconds,
+            limit=limit,
+            rest=rest,
+            search_path=search_path,
+            clock=clock,
+        )
+        self._others: list[Visibility] = []
         self._rules = Rules(roles, limit)
         self._judges = Judges(seconds, search_path)
         self._seconds, self._limit, self._rest, self._clock = seconds, limit, rest, clock
@@ -137,8 +149,17 @@ class Visibility:
         #: Rules that cannot be applied to images, though it looked as if they could.
         self._only_live: set[tuple[int, str]] = set()
 
+    def apart(self) -> "Visibility":
+        """Another that judges alike, and can be asked at the same time, on another connection. It forgets
+        whenever this one does."""
+        other = self._apart()
+        self._others.append(other)
+        return other
+
     def forget(self) -> None:
         """The catalog changed: ask for the policies anew before the next change."""
+        for other in self._others:
+            other.forget()
         self._rules.forget()
         self._slow.clear()
         self._strikes.clear()

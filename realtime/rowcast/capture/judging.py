@@ -30,6 +30,10 @@ class Visibility(Protocol):
 
     def forget(self) -> None: ...
 
+    def apart(self) -> "Visibility":
+        """The same, asked on a connection of its own."""
+        ...
+
     async def judge(
         self,
         connection: asyncpg.Connection,

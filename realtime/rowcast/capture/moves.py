@@ -64,10 +64,13 @@ class Moves:
 
     async def make(self) -> None:
         """For the reader: make the moves that are wanted."""
-        if not self._wanted:
-            return
+        if self._wanted:
+            await self._quiet()
+            self.finish()
+
+    def finish(self) -> None:
+        """The same where no change waits, or those that did were forgotten."""
         wanted, self._wanted = self._wanted, []
-        await self._quiet()
         for attach, done in wanted:
             if not done.done():
                 attach()

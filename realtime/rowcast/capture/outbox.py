@@ -9,7 +9,7 @@ TABLES = ("rowcast.outbox_0", "rowcast.outbox_1", "rowcast.outbox_2")
 
 # An xid8 as a number, and not as asyncpg's own type.
 _OUT = "xid::text::bigint as xid, seq, ord, relation, op::text as op, record, old_record"
-_AFTER = "(ord, seq) > ($2, $3) order by ord, seq limit $4"
+_AFTER = "(ord, seq) > ($2, $3) and relation <> all($5::int[]) order by ord, seq limit $4"
 
 
 def _union(arm: str) -> str:
@@ -48,7 +48,7 @@ from s left join o on o.relation <> all($4::int[])
 order by o.maxseq, o.ord, o.seq
 """
 
-# The transactions of the batch (A, B]; $3 is B.
+# Transactions of the batch (A, B], in their order; $3 is B, $4 the least maxseq, $5 the most there are to be.
 TRANSACTIONS = f"""
 select s.trimmed, t.* from (select xid::text::bigint as trimmed from rowcast.trimmed) as s left join lateral (
   select xid::text::bigint as xid, max(seq) as maxseq, max(at) as committed, count(*) as changes from (
@@ -56,19 +56,21 @@ select s.trimmed, t.* from (select xid::text::bigint as trimmed from rowcast.tri
   ) as u
   where pg_visible_in_snapshot(xid, $3::text::pg_snapshot)
   group by xid
+  having max(seq) >= $4
+  order by max(seq) limit $5
 ) as t on true
 order by t.maxseq
 """
 
-# Whole transactions; $1 their xids.
+# Whole transactions; $1 their xids, $2 relations whose rows are left out.
 WHOLE = f"""
 select s.trimmed, o.* from (select xid::text::bigint as trimmed from rowcast.trimmed) as s left join lateral (
-{_union(f"select {_OUT} from {{table}} where xid = any($1::text[]::xid8[])")}
+{_union(f"select {_OUT} from {{table}} where xid = any($1::text[]::xid8[]) and relation <> all($2::int[])")}
 ) as o on true
 """
 
-# A page of one transaction: $1 its xid, after ($2 ord, $3 seq), at most $4. The limit stands in each arm:
-# over the plain union, Postgres would sort the whole transaction for each page.
+# A page of one transaction: $1 its xid, after ($2 ord, $3 seq), at most $4, without the relations $5.
+# The limit stands in each arm: over the plain union, Postgres would sort the whole transaction for each page.
 PART = f"""
 select s.trimmed, o.* from (select xid::text::bigint as trimmed from rowcast.trimmed) as s left join lateral (
   select * from (
@@ -76,6 +78,16 @@ select s.trimmed, o.* from (select xid::text::bigint as trimmed from rowcast.tri
   ) as u order by ord, seq limit $4
 ) as o on true
 order by o.ord, o.seq
+"""
+
+# The last mark of the first stretch of xids that has one after $1 (an xmax), up to $2: whoever looks from
+# within such a stretch finds the same.
+MARK = """
+with m as materialized (
+  select snap, upto, at, upto::text::bigint / $3 as stretch from rowcast.marks
+  where upto > $1::text::xid8 and upto <= $2::text::xid8
+)
+select snap::text from m where stretch = (select min(stretch) from m) order by upto desc, at desc limit 1
 """
 
 FLUSHED = "select pg_wal_lsn_diff(pg_current_wal_flush_lsn(), '0/0')::bigint"

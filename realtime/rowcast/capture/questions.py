@@ -76,11 +76,12 @@ class Questions:
         isolated: Callable[[Subscriptions, Relation], AbstractContextManager[None]],
         make_ready: Callable[[asyncpg.Connection, Relation], Awaitable[None]],
         judging: Judging,
+        costs: Costs,
     ) -> None:
         self._subscriptions, self._may_read, self._seconds = subscriptions, may_read, seconds
         self._lose, self._isolated, self._make_ready = lose, isolated, make_ready
         self._judging = judging
-        self._costs = Costs(seconds)
+        self._costs = costs
         self._reputations = Reputations()
         #: What was asked at the cost of single connections took so long, in the present batch.
         self._extra = 0.0

@@ -18,7 +18,7 @@ history first and waits for the flush, or makes it by its own commit.
 import asyncio
 import contextlib
 import hashlib
-from collections.abc import AsyncIterator, Collection, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from operator import attrgetter
@@ -35,11 +35,18 @@ _FLUSH_POLL: Final = 0.001
 _WAL_BLOCK: Final = 8192
 # The longer of the two page headers: an insert position within it has nothing before it left to flush.
 _WAL_PAGE_HEADER: Final = 40
+#: So many transactions of a batch are known at a time.
+_LISTED: Final = 20_000
 _BY_ORDER: Final = attrgetter("maxseq", "ord", "seq")
 
 
 class HistoryLost(Exception):
-    """What followed the reader's place is gone: trimmed, or another history of the database."""
+    """What followed the reader's place is gone: trimmed (``retention``), or it is another ``history`` of the
+    database that the place belongs to, which ``reason`` says."""
+
+    def __init__(self, text: str, reason: str = "history") -> None:
+        super().__init__(text)
+        self.reason = reason
 
 
 class Row(NamedTuple):
@@ -66,12 +73,14 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Rows to hand out, in order, of the batch (``start``, ``end``]. ``changes`` counts all there were."""
+    """Rows to hand out, in order, of the batch (``start``, ``end``]. ``changes`` counts all there were;
+    ``upto`` is where the last of them stands."""
 
     start: Snapshot
     end: Snapshot
     rows: Sequence[Row]
     changes: int
+    upto: Order
 
 
 class Reader:
@@ -85,6 +94,8 @@ class Reader:
         self._place: Position | None = None
         self._began = ""
         self._pooled = False
+        #: Whether the place is to follow each read at once, also where nothing is new: by a flush of our own.
+        self.follow = False
         #: The snapshot of the last statement that read everything, handed out or not.
         self.seen: Snapshot | None = None
 
@@ -112,6 +123,13 @@ class Reader:
             self._begin(epoch, snapshot)
             if kept is not None:
                 raise HistoryLost("the database has another history than before")
+
+    def go_to(self, place: Position) -> None:
+        """Go on from another place. Raises HistoryLost where it belongs to another history."""
+        assert self._place is not None, "open the reader first"
+        if place.epoch != self._place.epoch:
+            raise HistoryLost("the position is of another history of the database")
+        self._place = place
 
     async def restart(self, connection: asyncpg.Connection) -> None:
         """Give up the place, and begin at this moment."""
@@ -150,7 +168,7 @@ class Reader:
 
     async def read(
         self, connection: asyncpg.Connection, unheard: Collection[int] = ()
-    ) -> AsyncIterator[Page]:
+    ) -> AsyncGenerator[Page, None]:
         """Pages of what is new, in order. A page counts as handed out when the next one is asked for.
 
         Rows of the relations ``unheard`` may be left out: nobody wants them, so they need not be sent here.
@@ -162,17 +180,38 @@ class Reader:
                 yield first
                 self._place = Position(self._place.epoch, first.end)
                 return
-        start, end = self._place.start, self._place.end
-        if end is not None:
-            async for page in self._paged(connection, start, end):
-                yield page
-                self._place = replace(self._place, order=page.rows[-1].order)
-            self._place = Position(self._place.epoch, end)
+        async for page in self._rest(connection, unheard):
+            yield page
 
-    def handed_out(self, page: Page, row: Row) -> None:
-        """A page was handed out only up to this row: the next read goes on after it."""
+    async def read_to(
+        self, connection: asyncpg.Connection, end: Snapshot, unheard: Collection[int] = ()
+    ) -> AsyncGenerator[Page, None]:
+        """Pages of what there is up to a snapshot that covers the reader's place, and is flushed."""
+        async for page in self._rest(connection, unheard):
+            yield page
         assert self._place is not None
-        self._place = Position(self._place.epoch, page.start, page.end, row.order)
+        if self._place.start != end:
+            self._place = Position(self._place.epoch, self._place.start, end, Order(0, 0, 0))
+            async for page in self._rest(connection, unheard):
+                yield page
+
+    async def _rest(
+        self, connection: asyncpg.Connection, unheard: Collection[int]
+    ) -> AsyncGenerator[Page, None]:
+        """Pages of what is left of a batch that was begun, if one was."""
+        assert self._place is not None
+        start, end = self._place.start, self._place.end
+        if end is None:
+            return
+        async for page in self._paged(connection, start, end, unheard):
+            yield page
+            self._place = replace(self._place, order=page.upto)
+        self._place = Position(self._place.epoch, end)
+
+    def handed_out(self, page: Page, order: Order) -> None:
+        """A page was handed out only up to here: the next read goes on after it."""
+        assert self._place is not None
+        self._place = Position(self._place.epoch, page.start, page.end, order)
 
     async def _live(self, connection: asyncpg.Connection, unheard: Collection[int]) -> Page | None:
         """The new rows in one page; None when there are none, or too many, which ``place`` then says."""
@@ -187,10 +226,10 @@ class Reader:
             end = Snapshot.parse(head["snap"])
             wal = _flush_target(head["wal"])
             changes = head["changes"]
-            if changes:
+            if changes or self.follow:
                 await self._flushed(connection, wal, head["flushed"])
         if not changes:
-            if head["flushed"] >= wal:
+            if self.follow or head["flushed"] >= wal:
                 self._place = Position(self._place.epoch, end)
             self.seen = end
             return None
@@ -198,56 +237,100 @@ class Reader:
             self._place = Position(self._place.epoch, start, end, Order(0, 0, 0))
             return None
         self.seen = end
-        return Page(start, end, [_row(record) for record in found if record["xid"] is not None], changes)
+        rows = [_row(record) for record in found if record["xid"] is not None]
+        return Page(start, end, rows, changes, rows[-1].order if rows else Order(0, 0, 0))
 
     async def _paged(
-        self, connection: asyncpg.Connection, start: Snapshot, end: Snapshot
-    ) -> AsyncIterator[Page]:
-        """What is left of a large batch: whole small transactions together, a large one by parts."""
+        self, connection: asyncpg.Connection, start: Snapshot, end: Snapshot, unheard: Collection[int]
+    ) -> AsyncGenerator[Page, None]:
+        """What is left of a large batch, by the transactions in it: so many of them at a time."""
         assert self._place is not None
         assert self._place.order is not None
         after = self._place.order
-        found = await self._fetch(connection, start, outbox.TRANSACTIONS, *_beyond(start), str(end))
-        transactions = [record for record in found if record["maxseq"] >= after.maxseq]
+        while True:
+            listed = await self._fetch(
+                connection,
+                start,
+                outbox.TRANSACTIONS,
+                *_beyond(start),
+                str(end),
+                after.maxseq,
+                _LISTED,
+            )
+            async for page in self._listed(connection, start, end, listed, after, unheard):
+                yield page
+            if len(listed) < _LISTED:
+                break
+            after = _end_of(listed[-1])
+        self.seen = end
+
+    async def _listed(
+        self,
+        connection: asyncpg.Connection,
+        start: Snapshot,
+        end: Snapshot,
+        transactions: Iterable[asyncpg.Record],
+        after: Order,
+        unheard: Collection[int],
+    ) -> AsyncGenerator[Page, None]:
+        """Whole small transactions together, a large one by parts."""
         group: list[asyncpg.Record] = []
         held = 0
         for transaction in transactions:
             if transaction["maxseq"] == after.maxseq or transaction["changes"] > self._size:
                 if group:
-                    yield await self._whole(connection, start, end, group)
+                    yield await self._whole(connection, start, end, group, unheard)
                     group, held = [], 0
                 begin = after if transaction["maxseq"] == after.maxseq else Order(0, 0, 0)
-                async for page in self._parts(connection, start, end, transaction, begin):
+                async for page in self._parts(connection, start, end, transaction, begin, unheard):
                     yield page
                 continue
             if held + transaction["changes"] > self._size and group:
-                yield await self._whole(connection, start, end, group)
+                yield await self._whole(connection, start, end, group, unheard)
                 group, held = [], 0
             group.append(transaction)
             held += transaction["changes"]
         if group:
-            yield await self._whole(connection, start, end, group)
-        self.seen = end
+            yield await self._whole(connection, start, end, group, unheard)
 
     async def _whole(
-        self, connection: asyncpg.Connection, start: Snapshot, end: Snapshot, group: Iterable[asyncpg.Record]
+        self,
+        connection: asyncpg.Connection,
+        start: Snapshot,
+        end: Snapshot,
+        group: Sequence[asyncpg.Record],
+        unheard: Collection[int],
     ) -> Page:
         of = {record["xid"]: record for record in group}
-        found = await self._fetch(connection, start, outbox.WHOLE, [str(xid) for xid in of])
+        found = await self._fetch(connection, start, outbox.WHOLE, [str(xid) for xid in of], list(unheard))
         rows = [_row(record, of[record["xid"]]) for record in found]
-        return Page(start, end, sorted(rows, key=_BY_ORDER), len(rows))
+        changes = sum(record["changes"] for record in group)
+        return Page(start, end, sorted(rows, key=_BY_ORDER), changes, _end_of(group[-1]))
 
     async def _parts(
-        self, connection: asyncpg.Connection, start: Snapshot, end: Snapshot, of: asyncpg.Record, after: Order
-    ) -> AsyncIterator[Page]:
+        self,
+        connection: asyncpg.Connection,
+        start: Snapshot,
+        end: Snapshot,
+        of: asyncpg.Record,
+        after: Order,
+        unheard: Collection[int],
+    ) -> AsyncGenerator[Page, None]:
         while True:
             found = await self._fetch(
-                connection, start, outbox.PART, str(of["xid"]), after.ord, after.seq, self._size
+                connection,
+                start,
+                outbox.PART,
+                str(of["xid"]),
+                after.ord,
+                after.seq,
+                self._size,
+                list(unheard),
             )
             if not found:
                 return
             rows = [_row(record, of) for record in found]
-            yield Page(start, end, rows, len(rows))
+            yield Page(start, end, rows, len(rows), rows[-1].order)
             after = rows[-1].order
             if len(rows) < self._size:
                 return
@@ -281,7 +364,12 @@ def _beyond(start: Snapshot) -> tuple[str, list[str]]:
 
 def _check(start: Snapshot, trimmed: int) -> None:
     if start.xmin <= trimmed:
-        raise HistoryLost("changes were trimmed before they were read")
+        raise HistoryLost("changes were trimmed before they were read", "retention")
+
+
+def _end_of(transaction: asyncpg.Record) -> Order:
+    """Where a transaction ends: none of its numbers is above this."""
+    return Order(transaction["maxseq"], transaction["maxseq"], transaction["maxseq"])
 
 
 def _flush_target(wal: int) -> int:

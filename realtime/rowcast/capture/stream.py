@@ -1,51 +1,61 @@
-"""The stream of changes: reader, listener, retention and tables at work together, and what subscribers ask of
-it.
+"""The stream of changes: its parts at work together, and what subscribers ask of it.
 
-Each part has a connection of its own and comes back by itself when that is lost; the reader's place is kept,
-so nothing is lost with it. What is handed to subscribers is in order, and only this module hands it out.
+Each part has a connection of its own and comes back by itself when that is lost. Who subscribes hears the
+present (``present``), at once or after what it missed (``replays``).
 """
 
 import asyncio
-import contextlib
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final
 
 import asyncpg
 import structlog
 
 from rowcast.capture.acceptance import Acceptance, Accepted, Refused, Rights
-from rowcast.capture.audiences import Audiences
-from rowcast.capture.judging import Judging, Visibility
+from rowcast.capture.costs import Costs
+from rowcast.capture.delivery import Delivery, Means
+from rowcast.capture.judging import Visibility
 from rowcast.capture.listener import Listener
-from rowcast.capture.moves import Moves
 from rowcast.capture.parts import Parts
-from rowcast.capture.questions import Questions
-from rowcast.capture.reader import HistoryLost, Page, Reader, Row
-from rowcast.capture.readiness import Readiness
+from rowcast.capture.present import Present
+from rowcast.capture.reader import Reader
 from rowcast.capture.relations import Relations
+from rowcast.capture.replays import Member, Replays
 from rowcast.capture.retention import Retention
 from rowcast.capture.review import Review
 from rowcast.capture.tables import reconcile
 from rowcast.capture.waker import Mode, Waker
 from rowcast.db.connection import connect
-from rowcast.hub.feed import Subscribed, Subscriber
+from rowcast.hub.feed import Gap, Subscribed, Subscriber
 from rowcast.hub.subscriptions import Subscriptions
 from rowcast.model.binding import Binding
-from rowcast.model.change import Change, Op, Relation
 from rowcast.model.claims import Claims
-from rowcast.model.position import encode_batch, encode_event
+from rowcast.model.position import Position, PositionError
 
 _TEND_SECONDS: Final = 1.0
 _RECONCILE_SECONDS: Final = 10.0
 _RECONCILE_RETRY: Final = 0.25
 _RECONCILE_SHARE: Final = 50
-_OPS: Final = {"I": Op.INSERT, "U": Op.UPDATE, "D": Op.DELETE, "T": Op.TRUNCATE}
-_CATALOG_CHANGED: Final = "C"
-#: So many relations that nobody hears are left out of a read, at most: each read names them.
-_MAX_SILENT: Final = 256
+#: Who brings on those who resume: first those who missed little, and those who missed most.
+_REPLAYS: Final = {"replays": True, "long replays": False}
 
 log = structlog.get_logger("rowcast.capture")
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What of a subscription is good, and what was said of the rest."""
+
+    good: list[Binding]
+    accepted: dict[Binding, Accepted]
+    refused: tuple[str, ...]
+
+    @property
+    def judged(self) -> bool:
+        return any(one.judged for one in self.accepted.values())
 
 
 class Stream:
@@ -68,53 +78,57 @@ class Stream:
         filter_timeout: float = 0.25,
         visibility: Visibility,
     ) -> None:
-        self._direct_dsn = direct_dsn
-        self._rights, self._retention = rights, retention
-        self._audiences = audiences = Audiences(subscriptions)
-        self._questions = Questions(
-            audiences.asking,
-            rights.may_read,
-            filter_timeout,
-            self._lose_asking,
-            self._isolated,
-            self._ready_asking,
-            Judging(visibility, self._connect_judge),
-        )
-        self._reader = Reader(page_size)
+        self._direct_dsn, self._patience, self._page_size = direct_dsn, patience, page_size
+        self._rights, self._retention, self._subscriptions = rights, retention, subscriptions
         self._relations = Relations()
         self._waker = Waker()
-        self._wake = asyncio.Event()
-        self._tables_changed = asyncio.Event()
-        self._patience = patience
+        self._wake, self._tables_changed = asyncio.Event(), asyncio.Event()
+        self._acceptance = Acceptance(pool, rights, self._relations, self._tables_changed)
+        self._means = Means(
+            rights,
+            self._relations,
+            self._acceptance.filters,
+            Costs(filter_timeout),
+            filter_timeout,
+            self._connect_judge,
+            self._detach,
+        )
+        self._live = live = Delivery(
+            self._means, Reader(page_size), subscriptions, visibility, self._wake, self._lose_asking
+        )
         self._listener = Listener(
             direct_dsn, self._waker, self._wake, self._catalog_news, self._listening, patience
         )
-        self._moves = Moves(audiences, self._questions, self._wake, self._lose_asking)
-        self._acceptance = Acceptance(pool, rights, self._relations, self._tables_changed)
-        self._readiness = Readiness(rights, visibility, audiences, self._moves, self._acceptance.filters)
-        self._review = Review(self._acceptance, audiences, self._settle, self._read_once, self._moves.attach)
-        self._begun = self._completed = 0
-        self._turn = asyncio.Event()
-        self._handed: tuple[Page, str, Row] | None = None
-        self._silent: dict[int, Relation] = {}
-        self._silent_as_of = 0
-        self._parts = Parts(direct_dsn, ("listener", "reader", "keeper", "filters"), self._lose)
+        self._replays = Replays(self._arrive, self._miss, live, self._wake)
+        names = ("listener", "reader", "keeper", "filters", *_REPLAYS)
+        self._parts = Parts(direct_dsn, names, self._lose)
+        self._present = Present(
+            live,
+            self._replays,
+            self._waker,
+            self._wake,
+            on_catalog=self._tables_changed.set,
+            on_read=self._after_read,
+            lose=self._lose,
+        )
+        self._review = Review(
+            self._acceptance,
+            live.audiences,
+            self._present.settle,
+            self._present.read_once,
+            live.moves.attach,
+        )
+        self._judges = {name: visibility.apart() for name in _REPLAYS}
         self._pooled = False
         self._started = asyncio.Event()
+        self._works: set[asyncio.Task[None]] = set()
 
     # What subscribers ask
 
     @property
     def position(self) -> str | None:
         """From where to resume after the last change that everybody was sent; None before the first read."""
-        return self._questions.position or self._read_to()
-
-    def _read_to(self) -> str | None:
-        """The same of those who wait for nothing."""
-        if self._handed is not None:
-            _, batch, row = self._handed
-            return encode_event(batch, row.order)
-        return None if self._reader.place is None else self._reader.place.encode()
+        return self._live.position
 
     @property
     def mode(self) -> Mode:
@@ -126,38 +140,75 @@ class Stream:
         return self._parts.faults()
 
     async def subscribe(
-        self, subscriber: Subscriber, bindings: Sequence[Binding], claims: Claims
+        self, subscriber: Subscriber, bindings: Sequence[Binding], claims: Claims, resume: str | None = None
     ) -> Subscribed:
-        """Attach a subscriber, and return when a write made from now on is certain to be delivered."""
+        """Attach a subscriber, and return when a write made from now on is certain to be delivered.
+
+        With ``resume``, so is what was committed after that position; where it cannot be, the subscriber is
+        told of a gap. A subscriber that is attached already goes on, as another perhaps.
+        """
         await self._started.wait()
+        asked = await self._accept(subscriber, bindings, claims)
+        nothing = Subscribed(asked.refused, ok=False, position=None)
+        if subscriber.gone:
+            return nothing
+        if (member := self._replays.get(subscriber)) is not None:
+            if not asked.good:
+                self._replays.forget(subscriber)
+                return nothing
+            ready = {binding: one.predicates for binding, one in asked.accepted.items()}
+            member.accepted = asked.accepted
+            await self._replays.attach(member, asked.good, claims.subject, ready, judged=asked.judged)
+            return Subscribed(asked.refused, ok=True, position=None)
+        if resume is None or not asked.good:
+            return await self._attach(subscriber, bindings, asked, claims)
+        place = await self._place(resume)
+        if subscriber.gone:
+            return nothing
+        if isinstance(place, Position):
+            self._replays.add(self._member(subscriber, asked, claims, place))
+            return Subscribed(asked.refused, ok=True, position=resume)
+        subscribed = await self._attach(subscriber, bindings, asked, claims)
+        subscriber.missed(replace(place, position=subscribed.position))
+        return subscribed
+
+    async def _accept(self, subscriber: Subscriber, bindings: Sequence[Binding], claims: Claims) -> _Asked:
         refused: list[str] = []
         accepted: dict[Binding, Accepted] = {}
         for binding in bindings:
             try:
                 one = await self._acceptance.accept(binding, claims.role)
-                if (fault := self._questions.refusal(subscriber.lane, one.predicates)) is not None:
+                if (fault := self._live.questions.refusal(subscriber.lane, one.predicates)) is not None:
                     raise Refused(fault)
                 accepted[binding] = one
             except Refused as refusal:
                 refused.append(str(refusal))
+        return _Asked([binding for binding in bindings if binding in accepted], accepted, tuple(refused))
+
+    async def _attach(
+        self, subscriber: Subscriber, bindings: Sequence[Binding], asked: _Asked, claims: Claims
+    ) -> Subscribed:
+        """Let a subscriber hear the present."""
+        nothing = Subscribed(asked.refused, ok=False, position=None)
+        accepted = asked.accepted
         # What fitted before may do so again: it sleeps until then.
         asleep = [one for one in self._review.fitted(subscriber) if one in bindings and one not in accepted]
-        good = [binding for binding in bindings if binding in accepted]
-        if subscriber.gone:
-            return Subscribed(tuple(refused), ok=False, position=None)
         ready = {binding: one.predicates for binding, one in accepted.items()}
-        judged = any(one.judged for one in accepted.values())
-        await self._moves.attach(subscriber, good, claims.subject, ready, judged=judged)
+        await self._live.moves.attach(subscriber, asked.good, claims.subject, ready, judged=asked.judged)
         if subscriber.gone:
-            return Subscribed(tuple(refused), ok=False, position=None)
+            return nothing
         self._review.sleep(subscriber, claims.subject, asleep)
-        if not good:
-            return Subscribed(tuple(refused), ok=False, position=None)
+        if not asked.good:
+            return nothing
+        self._stands(subscriber, accepted)
+        open_ = subscriber.transaction
+        position = self.position if open_ is None else open_.before
+        await self._present.read_once()
+        return Subscribed(asked.refused, ok=True, position=position)
+
+    def _stands(self, subscriber: Subscriber, accepted: dict[Binding, Accepted]) -> None:
         if not all([self._review.stands(subscriber, binding, one) for binding, one in accepted.items()]):
             self._tables_changed.set()
-        position = self.position
-        await self._read_once()
-        return Subscribed(tuple(refused), ok=True, position=position)
 
     def unsubscribe(self, subscriber: Subscriber) -> None:
         """Detach a subscriber. Nothing is sent to it from here on."""
@@ -166,19 +217,57 @@ class Stream:
 
     def _detach(self, subscriber: Subscriber) -> None:
         self._review.forget(subscriber)
-        self._audiences.detach(subscriber)
+        self._live.audiences.detach(subscriber)
+        self._replays.forget(subscriber)
 
-    async def _settle(self) -> None:
-        """Wait until everything that was committed before this call has been sent."""
-        await self._read_once()
-        await self._questions.drain()
+    # Who resumes
 
-    async def _read_once(self) -> None:
-        """Wait for a read that begins after this call."""
-        wanted = self._begun + 1
-        while self._completed < wanted:
-            self._wake.set()
-            await self._turn.wait()
+    async def _place(self, text: str) -> Position | Gap:
+        """The place that a position means, once the present covers it; or why it cannot be resumed from."""
+        try:
+            place = Position.decode(text)
+        except PositionError:
+            return Gap("unreadable", text)
+        # Its client may come from another node, which had read further.
+        await self._present.catch_up()
+        present = self._live.reader.place
+        assert present is not None
+        if present.epoch != place.epoch:
+            return Gap("history", text)
+        return place if present.start.covers(place.end or place.start) else Gap("future", text)
+
+    @staticmethod
+    def _member(subscriber: Subscriber, asked: _Asked, claims: Claims, place: Position) -> Member:
+        ready = {binding: one.predicates for binding, one in asked.accepted.items()}
+        return Member(subscriber, asked.good, claims.subject, ready, asked.judged, asked.accepted, place)
+
+    def _arrive(self, member: Member) -> None:
+        """A member stands where the live reader does, which waits: it hears the present from here on."""
+        self._live.audiences.attach(
+            member.subscriber, member.bindings, member.subject, member.ready, judged=member.judged
+        )
+        self._stands(
+            member.subscriber,
+            {one: member.accepted[one] for one in member.bindings if one in member.accepted},
+        )
+
+    def _miss(self, member: Member, reason: str) -> None:
+        """A member cannot go on from where it stands: it hears the present, and is told."""
+
+        async def begin_anew() -> None:
+            subscriber = member.subscriber
+            if subscriber.gone or self._live.audiences.hears(subscriber) is not None:
+                return
+            await self._live.moves.attach(
+                subscriber, member.bindings, member.subject, member.ready, judged=member.judged
+            )
+            if not subscriber.gone:
+                self._stands(subscriber, dict(member.accepted))
+                subscriber.missed(Gap(reason, member.place.encode(), self.position))
+
+        work = asyncio.ensure_future(begin_anew())
+        self._works.add(work)
+        work.add_done_callback(self._works.discard)
 
     # What runs
 
@@ -191,11 +280,14 @@ class Stream:
         self._pooled, self._rights.judges = pooled, not pooled
         listen = self._listener.poll if pooled else self._listener.run
         self._started.set()
+        forever = self._parts.forever
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._parts.forever("keeper", self._keep))
-            tasks.create_task(self._parts.forever("reader", self._read))
-            tasks.create_task(self._parts.forever("listener", listen))
-            tasks.create_task(self._parts.forever("filters", self._judge))
+            tasks.create_task(forever("keeper", self._keep))
+            tasks.create_task(forever("reader", self._read))
+            tasks.create_task(forever("listener", listen))
+            tasks.create_task(forever("filters", self._judge))
+            for name in _REPLAYS:
+                tasks.create_task(forever(name, partial(self._replay, name)))
 
     async def _connect(self, purpose: str) -> asyncpg.Connection:
         return await connect(self._direct_dsn, purpose=purpose, pooled=self._pooled, patience=self._patience)
@@ -207,164 +299,69 @@ class Stream:
     def _listening(self) -> None:
         self._parts.up("listener")
 
-    async def _judge(self) -> None:
-        await self._questions.run(self._connect("filters"), self._judging)
-
-    def _judging(self) -> None:
-        self._parts.up("filters")
-
     def _catalog_news(self) -> None:
         self._tables_changed.set()
+
+    async def _judge(self) -> None:
+        await self._live.questions.run(self._connect("filters"), partial(self._parts.up, "filters"))
+
+    async def _replay(self, name: str) -> None:
+        # It connects when somebody resumes.
+        self._parts.up(name)
+
+        def deliver(reader: Reader) -> Delivery:
+            subscriptions = Subscriptions(limit=self._subscriptions.limit, counts=self._subscriptions.counts)
+            delivery = Delivery(
+                self._means,
+                reader,
+                subscriptions,
+                self._judges[name],
+                asyncio.Event(),
+                lambda text: self._replays.lose_asking(delivery, text),
+            )
+            return delivery
+
+        await self._replays.work(
+            deliver, self._connect, self._page_size, pooled=self._pooled, newest=_REPLAYS[name]
+        )
 
     async def _read(self) -> None:
         connection = await self._connect("reader")
         try:
             # Before the epoch is looked at: where the lease had run out, a new one begins.
             await self._retention.renew(connection)
-            try:
-                await self._reader.open(connection, pooled=self._pooled)
-            except HistoryLost as lost:
-                self._lose(str(lost))
-            # What happened to the catalog meanwhile is not known.
-            self._readiness.forget_rights()
-            while True:
-                self._wake.clear()
-                self._begun += 1
-                try:
-                    changes = await self._hand_out(connection)
-                except HistoryLost as lost:
-                    await self._reader.restart(connection)
-                    self._lose(str(lost))
-                    changes = 0
-                self._parts.up("reader")
-                self._completed = self._begun
-                turn, self._turn = self._turn, asyncio.Event()
-                turn.set()
-                assert self._reader.seen is not None
-                self._listener.read(changes, self._reader.seen.xmin)
-                if changes:
-                    self._retention.changed()
-                await self._rest()
+            await self._present.read(connection, pooled=self._pooled)
         finally:
             connection.terminate()
 
-    async def _rest(self) -> None:
-        try:
-            async with asyncio.timeout(self._waker.pause(time.monotonic())):
-                await self._wake.wait()
-        except TimeoutError:
-            return
+    def _after_read(self, changes: int, xmin: int) -> None:
+        self._parts.up("reader")
+        self._listener.read(changes, xmin)
+        if changes:
+            self._retention.changed()
 
-    async def _hand_out(self, connection: asyncpg.Connection) -> int:
-        changes = 0
-        await self._moves.make()
-        if self._audiences.stale and self._questions.position is None:
-            self._audiences.forget_stale()
-        place_ = self._reader.place
-        assert place_ is not None
-        try:
-            async for page in self._reader.read(connection, self._unheard()):
-                versions = await self._versions(connection, page)
-                batch = encode_batch(place_.epoch, page.start, page.end)
-                await self._readiness.prepare(connection, versions)
-                for row in page.rows:
-                    if row.op == _CATALOG_CHANGED:
-                        self._readiness.forget_rights()
-                        self._tables_changed.set()
-                        await self._readiness.prepare(connection, versions)
-                    else:
-                        self._publish(row, batch)
-                    self._handed = (page, batch, row)
-                changes += page.changes
-                # The next page may be long in coming; others have their turn between two pages.
-                await asyncio.sleep(0)
-        except BaseException:
-            if self._handed is not None:
-                page, _, row = self._handed
-                self._reader.handed_out(page, row)
-            raise
-        finally:
-            self._handed = None
-        return changes
-
-    async def _versions(self, connection: asyncpg.Connection, page: Page) -> list[Relation]:
-        """The versions that the changes of a page refer to."""
-        ids = {row.relation for row in page.rows if row.relation}
-        await self._relations.load(connection, ids)
-        try:
-            return [self._relations[id_] for id_ in ids]
-        except KeyError:
-            raise HistoryLost("the version of a table that a change refers to is gone") from None
-
-    async def _ready_asking(self, connection: asyncpg.Connection, relation: Relation) -> None:
-        """The same for changes that waited. Who is not among the asking is the reader's business: it alone
-        moves those who have to ask."""
-        await self._audiences.make_asking_ready(connection, self._acceptance.filters, relation)
-
-    def _publish(self, row: Row, batch: str) -> None:
-        relation, op = self._relations[row.relation], _OPS[row.op]
-        plain, asking = self._audiences.plain, self._audiences.asking
-        heard, asked = plain.heard(relation, op), asking.heard(relation, op)
-        if not heard and not asked:
-            if len(self._silent) < _MAX_SILENT and not self._audiences.known(relation):
-                self._silent[row.relation] = relation
-            return
-        change = Change(
-            relation=relation,
-            op=op,
-            record=None if row.record is None else row.record.encode(),
-            old_record=None if row.old_record is None else row.old_record.encode(),
-            seq=row.seq,
-            position=encode_event(batch, row.order),
-            commit_timestamp=f"{row.committed:%Y-%m-%dT%H:%M:%S}.{row.committed.microsecond // 1000:03}Z",
-        )
-        if heard:
-            with self._isolated(plain, relation):
-                plain.publish(change, self._rights.may_read)
-        if asked:
-            self._questions.put(change, self._read_to())
-
-    @contextlib.contextmanager
-    def _isolated(self, subscriptions: Subscriptions, relation: Relation) -> Iterator[None]:
-        """A change that cannot be sent is missed by those who hear its table, and they are told."""
-        try:
-            yield
-        except Exception as error:
-            # A name and no arguments: an error's text may hold rows.
-            table = f"{relation.schema}.{relation.table}"
-            log.error("change_not_sent", table=table, error=type(error).__name__)
-            for subscriber in subscriptions.hearers(relation):
-                self._detach(subscriber)
-                subscriber.lost()
-
-    def _unheard(self) -> Collection[int]:
-        """Relations whose rows came lately and that nobody subscribes to, as of now.
-
-        Whoever subscribes is told so after a read that begins later, and that read asks for its rows.
-        """
-        if self._silent_as_of != self._audiences.version:
-            self._silent_as_of = self._audiences.version
-            known = self._audiences.known
-            self._silent = {id_: relation for id_, relation in self._silent.items() if not known(relation)}
-        return self._silent
-
-    def _lose(self, reason: str) -> None:
-        """Tell every subscriber that changes may be missing: their channels end, and they join again."""
-        self._handed = None
+    def _lose(self, reason: str, kind: str | None = None) -> None:
+        """Tell every subscriber that changes may be missing. Who asked for it is told of a gap, which
+        ``kind`` says, and goes on; the channels of others end, and they join again."""
         self._relations.forget()
-        self._silent.clear()
-        self._end(self._audiences.plain, reason)
-        self._lose_asking(reason)
+        self._live.forget()
+        for subscriptions in (self._live.audiences.plain, self._live.audiences.asking):
+            self._end(subscriptions, reason, kind)
 
     def _lose_asking(self, reason: str) -> None:
-        self._questions.clear()
-        self._end(self._audiences.asking, reason)
+        self._live.questions.clear()
+        self._end(self._live.audiences.asking, reason, "behind")
 
-    def _end(self, subscriptions: Subscriptions, reason: str) -> None:
+    def _end(self, subscriptions: Subscriptions, reason: str, kind: str | None) -> None:
         log.error("gap", reason=reason, subscribers=len(subscriptions))
         for subscriber in subscriptions.subscribers():
-            self._detach(subscriber)
-            subscriber.lost()
+            # Who has a snapshot needs another, and asks for it when it joins again.
+            whole = any(binding.snapshot is not None for binding in subscriptions.bindings(subscriber))
+            if kind is not None and subscriber.gap and not whole:
+                subscriber.missed(Gap(kind, None, self.position))
+            else:
+                self._detach(subscriber)
+                subscriber.lost()
 
     async def _keep(self) -> None:
         connection = await self._connect("keeper")
@@ -375,7 +372,7 @@ class Stream:
             while True:
                 if self._tables_changed.is_set() or time.monotonic() >= due:
                     self._tables_changed.clear()
-                    self._readiness.forget_rights()
+                    self._live.readiness.forget_rights()
                     began = time.monotonic()
                     done = await reconcile(connection, settled, faults)
                     self._parts.up("keeper")

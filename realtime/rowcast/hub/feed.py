@@ -12,6 +12,21 @@ from rowcast.protocol.messages import Version
 NOBODY: Final = Subject("")
 
 
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """Changes that a channel missed, or may have.
+
+    ``reason`` is ``retention`` (they were trimmed), ``history`` (of another history of the database),
+    ``future`` (the position is ahead of the database), ``unreadable`` (it is no position) or ``behind`` (what
+    judges them fell too far behind). ``since`` is the position that could not be resumed from, where there is
+    one, and ``position`` that from which the stream goes on.
+    """
+
+    reason: str
+    since: str | None = None
+    position: str | None = None
+
+
 @dataclass(slots=True)
 class Transaction:
     """What a channel is to be sent of a transaction that is not known to be complete.
@@ -36,6 +51,8 @@ class Subscriber:
     ``legacy`` is a channel that joined the old way: its changes have the operation as their event.
     ``subject`` is who it is subscribed as. ``gap`` says whether it is told of missing changes and goes on,
     and ``group`` whether it is sent whole transactions; ``transaction`` is what it has yet to be sent of one.
+    ``missed`` is called with a gap after which the subscription goes on. ``behind`` is set while it is sent
+    what it missed, or a snapshot.
     """
 
     topic: str
@@ -49,6 +66,8 @@ class Subscriber:
     gap: bool = False
     group: bool = False
     transaction: Transaction | None = None
+    missed: Callable[[Gap], None] = lambda gap: None
+    behind: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +89,7 @@ class Feed(Protocol):
         ...
 
     async def subscribe(
-        self, subscriber: Subscriber, bindings: Sequence[Binding], claims: Claims
+        self, subscriber: Subscriber, bindings: Sequence[Binding], claims: Claims, resume: str | None = None
     ) -> Subscribed: ...
 
     def unsubscribe(self, subscriber: Subscriber) -> None: ...

@@ -76,6 +76,11 @@ class Lane:
         return self.closed or self._closing is not None
 
     @property
+    def limit(self) -> int:
+        """Bytes that may wait in the lane."""
+        return self._limit
+
+    @property
     def queued(self) -> int:
         """Bytes that wait in the lane."""
         return self._queued

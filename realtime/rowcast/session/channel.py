@@ -16,6 +16,8 @@
     or a bad one,
     or one that may
     not read
+    database away,   `system` error or ok, to who asked to be told             joined
+    or back
     history lost     phx_error                                                gone; the client joins again
 
 The reply of a join is the first message of its channel: everything else is made from here, after it.
@@ -23,14 +25,27 @@ The reply of a join is the first message of its channel: everything else is made
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from rowcast.model.allowed import Allowed
 from rowcast.model.binding import Binding
 from rowcast.model.claims import Claims
 from rowcast.protocol.messages import Ref, ServerMessage
+from rowcast.session.wants import Attach
 
 PREFIX = "realtime:"
+AWAY = "The database is not reachable: changes wait"
+BACK = "The database is back"
+#: The extension of what is said of row changes.
+CHANGES = "postgres_changes"
+#: Why changes are missing, by the reason of a gap.
+GAPS = {
+    "retention": "they were trimmed before they were sent",
+    "history": "they belong to another history of the database",
+    "future": "the position is ahead of the database",
+    "unreadable": "the position is none of this server's",
+    "behind": "what judges them fell too far behind",
+}
 
 
 @dataclass(slots=True)
@@ -40,8 +55,9 @@ class Channel:
     ``size`` is that of its entries, in bytes; ``legacy`` a channel that joined the old way; ``readable`` what
     a private one may receive, None for a public one, and ``presence`` whether it asked for that.
     ``token_warning`` is how many seconds before its token ends it wants to be told, None where it does not;
-    ``warned`` whether it was. ``gap`` and ``group`` are what its Attach says of them. ``answer`` is the reply
-    to a join, while it waits for the bindings to be subscribed, and ``wait_until`` how long it may.
+    ``warned`` whether it was. ``gap`` and ``group`` are what its Attach says of them; ``health`` whether it
+    wants to be told when the database is away. ``answer`` is the reply to a join, while it waits for the
+    bindings to be subscribed, ``after_answer`` what follows it, and ``wait_until`` how long it may wait.
     """
 
     key: int
@@ -60,7 +76,9 @@ class Channel:
     warned: bool = False
     gap: bool = False
     group: bool = False
+    health: bool = False
     answer: ServerMessage | None = None
+    after_answer: list[ServerMessage] = field(default_factory=list)
     wait_until: float = math.inf
 
     @property
@@ -85,6 +103,25 @@ class Channel:
         left = self.claims.expires_at - now
         return self.system("ok", f"Token expires in {int(left)} seconds", "system", expires_in=round(left, 3))
 
+    def attach(self, resume: str | None) -> Attach:
+        """Subscribe its bindings, for the first time or anew."""
+        self.attempt += 1
+        return Attach(
+            self.key,
+            self.topic,
+            self.bindings,
+            self.claims,
+            self.attempt,
+            self.legacy,
+            resume,
+            self.gap,
+            self.group,
+        )
+
+    def healthy(self, *, well: bool) -> ServerMessage:
+        """That the database went away, or is back."""
+        return self.system("ok" if well else "error", BACK if well else AWAY, "system")
+
     def push(self, event: str, payload: dict[str, object]) -> ServerMessage:
         """A message of the channel itself."""
         return ServerMessage(self.topic, event, payload, None, self.join_ref)
@@ -93,6 +130,13 @@ class Channel:
         """A ``system`` message."""
         payload = {"message": message, "status": status, "extension": extension, "channel": self.name}
         return self.push("system", {**payload, **more})
+
+    def missing(self, reason: str, since: str | None, position: str | None) -> ServerMessage:
+        """That changes are missing. ``reason`` is one of GAPS, ``since`` the position that could not be
+        resumed from, ``position`` where the stream goes on."""
+        gap = {"reason": reason, "from": since}
+        text = f"Changes are missing: {GAPS[reason]}"
+        return self.system("error", text, CHANGES, gap=gap, position=position)
 
     def end(self, event: str) -> ServerMessage:
         """``phx_close`` or ``phx_error``: both references are the join's."""

@@ -14,17 +14,16 @@ from rowcast.model.binding import binding_id
 from rowcast.model.claims import Claims, TokenError
 from rowcast.model.rates import RateWindow
 from rowcast.model.seats import Seats
-from rowcast.protocol.join import JoinError, JoinPayload, Replay, usable_token
+from rowcast.protocol.join import JoinError, JoinPayload, usable_token
 from rowcast.protocol.messages import ClientMessage, Ref, ServerMessage, Version, reply
 from rowcast.session.admission import NO_SEAT, TOO_MANY_JOINS, Limits, TooManyJoins, admit, usable_bindings
-from rowcast.session.channel import PREFIX, Channel
-from rowcast.session.wants import Attach, Authorize, Close, Detach, Send, Want
+from rowcast.session.channel import CHANGES, PREFIX, Channel
+from rowcast.session.wants import Authorize, Close, Detach, Send, Want
 
 SUBSCRIBED = "Subscribed to PostgreSQL"
 #: The original closes with 1000 or 1001 then, after which the official Python client never connects again.
 TRY_AGAIN_LATER = 1013
 NO_CHANNEL = 4004
-_CHANGES = "postgres_changes"
 _UNREADABLE = "You do not have permissions to read from this Channel topic"
 _UNREADABLE_NOW = "You no longer have permission to read from this Channel topic"
 _DISABLED = "RealtimeDisabledForConfiguration"
@@ -131,12 +130,13 @@ class Connection:
         if channel.answer is not None:
             if refused:
                 return self._reject(channel, f"{_DISABLED}: {refused[0]}", self._heard)
-            wants.append(Send(channel.answer))
+            wants += [Send(one) for one in (channel.answer, *channel.after_answer)]
             channel.answer, channel.wait_until = None, math.inf
         channel.attached = ok
-        wants += [Send(channel.system("error", text, _CHANGES)) for text in refused]
+        wants += [Send(channel.system("error", text, CHANGES)) for text in refused]
         if ok:
-            wants.append(Send(channel.system("ok", SUBSCRIBED, _CHANGES, position=position)))
+            at = {} if position is None else {"position": position}
+            wants.append(Send(channel.system("ok", SUBSCRIBED, CHANGES, **at)))
         return wants
 
     def authorized(self, answer: Allowed | ChannelUnavailable, now: float) -> list[Want]:
@@ -157,14 +157,31 @@ class Connection:
         if channel.answer is not None:
             return [] if status == "ok" else self._reject(channel, f"{_DISABLED}: {text}", self._heard)
         if status != "ok":
-            return [Send(channel.system(status, text, _CHANGES))]
+            return [Send(channel.system(status, text, CHANGES))]
         channel.attached = True
-        return [Send(channel.system(status, text, _CHANGES, position=position))]
+        return [Send(channel.system(status, text, CHANGES, position=position))]
+
+    def missed(self, key: int, reason: str, since: str | None, position: str | None) -> list[Want]:
+        """A channel missed changes, or may have, and goes on. The arguments are as ``Channel.missing`` has
+        them."""
+        channel = self._by_key(key)
+        if channel is None:
+            return []
+        gap = channel.missing(reason, since, position)
+        if channel.answer is None:
+            return [Send(gap)]
+        channel.after_answer.append(gap)
+        return []
 
     def lost(self, key: int, now: float) -> list[Want]:
         """The source of changes cannot say what this channel missed: the client is to join again."""
         channel = self._by_key(key)
         return [] if channel is None else self._end(channel, "phx_error", now)
+
+    def healthy(self, *, well: bool, key: int | None = None) -> list[Want]:
+        """The database went away, or is back: who asked for it is told, or only the channel ``key``."""
+        found = [one for one in self._channels.values() if one.health and key in (None, one.key)]
+        return [Send(one.healthy(well=well)) for one in found if one.answer is None]
 
     # Time
 
@@ -256,7 +273,7 @@ class Connection:
         ):
             reason = f"Unauthorized: {_UNREADABLE}: {name}"
         elif payload.broadcast.replay is not None:
-            reason = f"UnableToReplayMessages: {_no_replay(payload.broadcast.replay, answer)}"
+            reason = f"UnableToReplayMessages: {payload.broadcast.replay.refusal(private=answer is not None)}"
         else:
             return self._open(message, payload, token, claims, answer, now), 0.0
         return self._refuse(message, reason), self._limits.refusal_delay
@@ -284,6 +301,7 @@ class Connection:
             readable,
             payload.presence.enabled,
             token_warning=payload.token_warning,
+            health=payload.health,
             gap=payload.gap,
             group=payload.group,
         )
@@ -292,14 +310,14 @@ class Connection:
         self._channels[message.topic] = channel
         self._empty_since = None
         echo = [_echo(entry) for entry in payload.entries]
-        answer = reply(message.topic, message.ref, channel.join_ref, "ok", {_CHANGES: echo})
+        answer = reply(message.topic, message.ref, channel.join_ref, "ok", {CHANGES: echo})
         if payload.wait is not None and payload.entries:
             channel.answer, channel.wait_until = answer, now + payload.wait
             if errors:
                 return self._reject(channel, f"{_DISABLED}: {errors[0]}", now)
             return self._attach(channel, payload.resume)
         wants: list[Want] = [Send(answer)]
-        wants += [Send(channel.system("error", error, _CHANGES)) for error in errors]
+        wants += [Send(channel.system("error", error, CHANGES)) for error in errors]
         return wants + self._attach(channel, payload.resume)
 
     def _reject(self, channel: Channel, reason: str, now: float) -> list[Want]:
@@ -311,20 +329,7 @@ class Connection:
     def _attach(self, channel: Channel, resume: str | None = None) -> list[Want]:
         if not channel.bindings:
             return []
-        channel.attempt += 1
-        return [
-            Attach(
-                channel.key,
-                channel.topic,
-                channel.bindings,
-                channel.claims,
-                channel.attempt,
-                channel.legacy,
-                resume,
-                channel.gap,
-                channel.group,
-            )
-        ]
+        return [channel.attach(resume)]
 
     # Tokens
 
@@ -385,12 +390,6 @@ class Connection:
 
 def _join_ref(message: ClientMessage) -> Ref:
     return message.join_ref if message.join_ref is not None else message.ref
-
-
-def _no_replay(replay: Replay, readable: Allowed | None) -> str:
-    if readable is None:
-        return "Replay is not allowed for public channels"
-    return "Replay params are not valid" if replay.since is None else "Realtime was unable to replay messages"
 
 
 def _echo(entry: dict[str, Any]) -> dict[str, Any]:

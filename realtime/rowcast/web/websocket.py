@@ -6,7 +6,7 @@ order. All else that takes time runs beside it.
 
 import asyncio
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import structlog
@@ -14,7 +14,7 @@ from starlette.requests import HTTPConnection
 from starlette.responses import JSONResponse, Response
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from rowcast.hub.feed import Subscriber
+from rowcast.hub.feed import Gap, Subscriber
 from rowcast.hub.lanes import Lane
 from rowcast.model.allowed import Allowed, ChannelRequest, ChannelUnavailable
 from rowcast.model.claims import TokenError
@@ -157,6 +157,7 @@ class _Conversation:
     async def run(self) -> None:
         """Receive until the client is gone."""
         self._arm()
+        self._services.health.watch(self._healthy)
         try:
             while True:
                 event = await self._websocket.receive()
@@ -168,6 +169,7 @@ class _Conversation:
         except WebSocketDisconnect:
             return
         finally:
+            self._services.health.leave(self._healthy)
             self._do(self._session.end())
             for timer in self._timers:
                 timer.cancel()
@@ -194,7 +196,7 @@ class _Conversation:
             log.debug("malformed_message", fault=str(error))
             self._session.alive(now)
             return
-        position = self._services.feed.position if message.event == "heartbeat" else None
+        position = self._position() if message.event == "heartbeat" else None
         self._do(self._session.receive(message, now, position))
         self._arm()
 
@@ -253,17 +255,25 @@ class _Conversation:
                 told=lambda status, text: self._told(want.channel, status, text),
                 gap=want.gap,
                 group=want.group,
+                missed=lambda gap: self._missed(want.channel, gap),
             )
             subscription = self._subscriptions[want.channel] = _Subscription(subscriber)
+        if subscription.wanted is not None and want.resume is None:
+            # A token came before the join was looked at.
+            want = replace(want, resume=subscription.wanted.resume)
         subscription.wanted = want
         if subscription.work is None or subscription.work.done():
             subscription.work = self._loop.create_task(self._subscribe(subscription))
+        if not self._services.health.well:
+            self._do(self._session.healthy(well=False, key=want.channel))
 
     async def _subscribe(self, subscription: _Subscription) -> None:
         subscriber = subscription.subscriber
         while (want := subscription.take()) is not None:
             try:
-                result = await self._services.feed.subscribe(subscriber, want.bindings, want.claims)
+                result = await self._services.feed.subscribe(
+                    subscriber, want.bindings, want.claims, want.resume
+                )
             except Exception:
                 log.exception("subscribe_failed")
                 # Nothing may go on under a token that has been replaced.
@@ -301,7 +311,24 @@ class _Conversation:
             self._services.feed.unsubscribe(subscription.subscriber)
 
     def _told(self, channel: int, status: str, text: str) -> None:
-        self._do(self._session.told(channel, status, text, self._services.feed.position))
+        self._do(self._session.told(channel, status, text, self._position()))
+
+    def _missed(self, channel: int, gap: Gap) -> None:
+        if (subscription := self._subscriptions.get(channel)) is not None:
+            # What it has of a transaction is without the rest of it.
+            subscription.subscriber.transaction = None
+        self._do(self._session.missed(channel, gap.reason, gap.since, gap.position))
+
+    def _position(self) -> str | None:
+        """From where all channels of the connection could resume: not known while one is behind, or is yet
+        to be sent a part of a transaction."""
+        channels = (one.subscriber for one in self._subscriptions.values())
+        if any(channel.behind or channel.transaction is not None for channel in channels):
+            return None
+        return self._services.feed.position
+
+    def _healthy(self, well: bool) -> None:
+        self._do(self._session.healthy(well=well))
 
     def _lost(self, channel: int) -> None:
         self._do(self._session.lost(channel, self._services.clock()))
