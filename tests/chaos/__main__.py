@@ -12,7 +12,7 @@ import uvloop
 
 from chaos.faults import ALONE, FAULTS
 from chaos.run import Outcome, Plan, Run
-from support.standby import can_copy
+from support.standbys import can_copy
 
 
 def main() -> int:

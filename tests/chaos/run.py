@@ -5,7 +5,7 @@ import contextlib
 import random
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import asyncpg
@@ -27,7 +27,10 @@ _PROGRESS = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is to be done. ``pause`` is the longest calm between two faults, in seconds."""
+    """What is to be done. ``pause`` is the longest calm between two faults, in seconds.
+
+    ``once`` does each of the faults once, in their order, for as long as that takes.
+    """
 
     seed: int
     seconds: float = 60.0
@@ -37,6 +40,7 @@ class Plan:
     rate: float = 120.0
     pause: float = 2.0
     sdk: int = 2
+    once: bool = False
 
 
 @dataclass
@@ -90,22 +94,30 @@ class Run:
     async def _break_things(self, place: World, party: Party, writers: Writers) -> None:
         scene = Scene(place, party.clients, party.sdk_clients, self._draws)
         began, told = time.monotonic(), 0.0
-        ends = began + self.plan.seconds
-        while (now := time.monotonic()) < ends:
+        for names in self._script(began + self.plan.seconds):
+            now = time.monotonic()
             if now - told > _PROGRESS:
                 told = now
                 done = f"{len(writers.commits)} transactions, {party.heard} changes heard"
                 self._say(f"{now - began:5.0f} s  {done}, {self._faults.total()} faults")
-            await asyncio.sleep(min(self._draws.uniform(0.2, self.plan.pause), max(ends - now, 0)))
-            if self.plan.faults and time.monotonic() < ends:
-                await self._break_one(scene)
+            await asyncio.sleep(self._draws.uniform(0.2, self.plan.pause))
+            if names:
+                await self._break(names, scene)
 
-    async def _break_one(self, scene: Scene) -> None:
-        name = self._draws.choice(self.plan.faults)
-        names = [name]
-        small = [other for other in SMALL if other in self.plan.faults and other != name]
-        if small and self._draws.random() < 0.3:
-            names.append(self._draws.choice(small))
+    def _script(self, ends: float) -> Iterator[tuple[str, ...]]:
+        """What to break next, together; nothing is a pause."""
+        faults = self.plan.faults
+        if self.plan.once:
+            yield from ((), *((name,) for name in faults), ())
+            return
+        small = [name for name in SMALL if name in faults]
+        while time.monotonic() < ends:
+            names = [self._draws.choice(faults)] if faults else []
+            if small and self._draws.random() < 0.3:
+                names.append(self._draws.choice(small))
+            yield tuple(dict.fromkeys(names))
+
+    async def _break(self, names: Sequence[str], scene: Scene) -> None:
         began = time.monotonic()
         self._say(f"        {' and '.join(names)}")
         try:

@@ -17,7 +17,7 @@ from support import databases
 from support.links import Relay, Weather
 from support.postgres import SETTINGS, binaries
 from support.server import Server
-from support.standby import Standby, detach, promote, start_standby
+from support.standbys import detach, promote, standby_of
 
 _SETTINGS = {
     "ROWCAST_LANE_LIMIT": "512kB",
@@ -35,7 +35,7 @@ class World:
         self, folder: Path, seed: int, *, servers: int, standby: bool, retention: str | None
     ) -> None:
         self.primary = Postgres(temporary_home(), binaries(), durable=False, settings=SETTINGS)
-        self.standby: Standby | None = None
+        self.standby: Postgres | None = None
         self.servers: list[Server] = []
         self.databases: list[Relay] = []
         self.doors: list[Relay] = []
@@ -116,17 +116,18 @@ class World:
 
     async def _follow(self) -> None:
         if self._with_standby:
-            self.standby = await asyncio.to_thread(start_standby, self.primary)
+            self.standby = await asyncio.to_thread(standby_of, self.primary)
+            await asyncio.to_thread(self.standby.start)
 
     async def fail_over(self, *, losing: float) -> None:
         """Kill the primary and promote its standby, which lacks the last ``losing`` seconds."""
         assert self.standby is not None
         old, new = self.primary, self.standby
         if losing:
-            await detach(new)
+            await asyncio.to_thread(detach, new)
             await asyncio.sleep(losing)
         await asyncio.to_thread(old.kill)
-        await promote(new)
+        await asyncio.to_thread(promote, new)
         self.primary, self.standby = new, None
         for relay in self.databases:
             relay.target = ("127.0.0.1", new.port)

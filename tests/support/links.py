@@ -32,9 +32,8 @@ class Link:
         """End it: in order (FIN), or with a reset."""
         for side in self._sides:
             if reset:
-                peer = side.get_extra_info("socket")
-                # None where it is closed already.
-                with contextlib.suppress(OSError, AttributeError):
+                if not side.is_closing():
+                    peer = side.get_extra_info("socket")
                     peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                 side.transport.abort()
             else:

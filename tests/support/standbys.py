@@ -8,7 +8,7 @@ import pytest
 from rowcast.dev.account import current_account
 from rowcast.dev.postgres import Postgres, temporary_home
 from support import databases
-from support.postgres import SETTINGS
+from support.postgres import SETTINGS, binaries
 
 
 def standby_of(primary: Postgres, *, port: int = 0) -> Postgres:
@@ -23,6 +23,17 @@ def standby_of(primary: Postgres, *, port: int = 0) -> Postgres:
     command = ["-d", source, "-D", str(copy.data), "--checkpoint=fast", "--write-recovery-conf", "--no-sync"]
     subprocess.run([str(program), *command], check=True, cwd="/", **current_account().identity())
     return copy
+
+
+def can_copy() -> bool:
+    """Whether this machine has what a copy is made with."""
+    return (binaries().folder / "pg_basebackup").exists()
+
+
+def detach(standby: Postgres) -> None:
+    """Let it follow no more: what is written from now on is lost to whoever goes on with it."""
+    databases.execute(standby.dsn, "alter system set primary_conninfo = ''")
+    databases.execute(standby.dsn, "select pg_reload_conf()")
 
 
 def promote(standby: Postgres) -> None:
