@@ -19,38 +19,46 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
       and r.rolname = 'rowcast_json' and not r.rolsuper)
 $$;
 
--- Whether a role would gain by running code as the triggers do.
-create or replace function rowcast.gains(role oid) returns boolean
-language sql stable set search_path = pg_catalog, pg_temp as $$
-  select coalesce(not pg_has_role(gains.role, (
-    select p.proowner from pg_proc as p where p.oid = to_regprocedure('rowcast.capture_insert()')), 'usage'), true)
-$$;
-
 -- Whether making the JSON of a table's rows may call such code: where a type in it has a cast to json that is not
--- written in C, and where the table or a type in it belongs to somebody who would gain by it. Those could bring one in
--- and write a row in one transaction, before any trigger is made anew.
+-- written in C, and where the table or a type in it belongs to somebody who has not the rights of the role that the
+-- triggers run as: who could bring one in and write a row in one transaction, before any trigger is made anew.
 create or replace function rowcast.calls_casts(of oid) returns boolean
 language sql stable set search_path = pg_catalog, pg_temp as $$
+  -- Index by index, and past the types that come with Postgres, which are below: there may be ten thousand tables.
   with recursive types as (
     select a.atttypid as type from pg_attribute as a
-    where a.attrelid = calls_casts.of and a.attnum > 0 and not a.attisdropped
+    where a.attrelid = calls_casts.of and a.attnum > 0 and not a.attisdropped and a.atttypid >= 16384
     union
     -- As Postgres' own conversion does: through domains, arrays and composites, and into nothing else.
-    select coalesce(nullif(y.typbasetype, 0), b.atttypid, y.typelem)
-    from types as t join pg_type as y on y.oid = t.type
-    left join pg_attribute as b on b.attrelid = y.typrelid and b.attnum > 0 and not b.attisdropped
-    where y.typtype = 'd' or b.attnum is not null
-       or y.typelem <> 0 and y.typsubscript = 'array_subscript_handler'::regproc
+    select inner_.type from types as t cross join lateral (
+      select unnest(case
+        when y.typtype = 'd' then array[y.typbasetype]
+        when y.typelem <> 0 and y.typsubscript = 'array_subscript_handler'::regproc then array[y.typelem]
+        else array(select b.atttypid from pg_attribute as b
+                   where y.typrelid <> 0 and b.attrelid = y.typrelid and b.attnum > 0 and not b.attisdropped)
+        end) as type
+      from pg_type as y where y.oid = t.type offset 0
+    ) as inner_
+    where inner_.type >= 16384
+  ), runs as materialized (
+    select (select p.proowner from pg_proc as p where p.oid = to_regproc('rowcast.capture_insert')) as role
   )
-  select rowcast.gains((select k.relowner from pg_class as k where k.oid = calls_casts.of)) or exists (
-    select from types as t join pg_type as y on y.oid = t.type
-    -- Below are the types that come with Postgres. A cast of a domain is ignored, and an array's is never looked for.
-    where y.oid >= 16384 and y.typtype <> 'd'
-      and not (y.typelem <> 0 and y.typsubscript = 'array_subscript_handler'::regproc)
-      and (rowcast.gains(y.typowner) or exists (
-        select from pg_cast as c join pg_proc as p on p.oid = c.castfunc join pg_language as l on l.oid = p.prolang
-        where c.castsource = y.oid and c.casttarget = 'json'::regtype and c.castmethod = 'f'
-          and l.lanname not in ('c', 'internal')))
+  select exists (
+    select from pg_class as k, runs as r
+    where k.oid = calls_casts.of and pg_has_role(k.relowner, r.role, 'usage') is not true
+  ) or exists (
+    select from runs as r, types as t cross join lateral (
+      select y.typowner from pg_type as y
+      where y.oid = t.type
+        -- A domain's cast is ignored, and an array's is never looked for.
+        and y.typtype <> 'd' and not (y.typelem <> 0 and y.typsubscript = 'array_subscript_handler'::regproc)
+      offset 0
+    ) as y
+    where pg_has_role(y.typowner, r.role, 'usage') is not true or exists (
+      select from pg_cast as c join pg_proc as p on p.oid = c.castfunc
+      where c.castsource = t.type and c.casttarget = 'json'::regtype and c.castmethod = 'f'
+        and (select l.lanname from pg_language as l where l.oid = p.prolang) not in ('c', 'internal')
+      offset 0)
   )
 $$;
 

@@ -75,7 +75,7 @@ declare
   tags constant text[] := array[
     'CREATE TABLE', 'CREATE TABLE AS', 'SELECT INTO', 'ALTER TABLE', 'ALTER TYPE', 'ALTER SCHEMA',
     'CREATE PUBLICATION', 'ALTER PUBLICATION', 'CREATE TRIGGER', 'ALTER TRIGGER', 'GRANT', 'REVOKE',
-    'CREATE POLICY', 'ALTER POLICY', 'CREATE SUBSCRIPTION', 'ALTER SUBSCRIPTION'];
+    'CREATE POLICY', 'ALTER POLICY', 'CREATE SUBSCRIPTION', 'ALTER SUBSCRIPTION', 'CREATE CAST'];
 begin
   if not (select r.rolsuper and o.rolsuper
           from pg_roles as r, pg_proc as p join pg_roles as o on o.oid = p.proowner
