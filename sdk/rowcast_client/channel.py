@@ -56,7 +56,6 @@ class Channel:
         self._listeners = Listeners()
         self._rows: list[Rows] = []
         self._keeper: Keeper | None = None
-        self._subscription = 0
         self._given_up = asyncio.Event()
         self._on_status: Callable[[SubscribeStatus, RowcastError | None], object] | None = None
         self._mailbox = Mailbox(buffer, lambda: client._awaiting > 0)
@@ -211,7 +210,6 @@ class Channel:
             self._keeper = None
             if resume is not None and not isinstance(resume, str):
                 self._keeper = Keeper(resume, key or self.name, save_every, client._tasks, client._report)
-            self._subscription += 1
             self._given_up = asyncio.Event()
             how = How(self.private, self._listeners.group, text, self._keeper is not None)
             client._subscribe(self, self._listeners.bindings, how)

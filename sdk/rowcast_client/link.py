@@ -114,7 +114,6 @@ class Link:
     async def _hand_over(self, item: Deliver | Part | Batch | System) -> None:
         client = self._client
         channel = client._channels[item.topic]
-        subscription = channel._subscription
         if channel._mailbox.full:
             client._core.listening(False, time.monotonic())
             try:
@@ -122,7 +121,5 @@ class Link:
             finally:
                 client._core.listening(True, time.monotonic())
                 client._changed()
-        # It may have been unsubscribed meanwhile, and subscribed anew.
-        left = channel.state in (ChannelState.LEAVING, ChannelState.CLOSED)
-        if not left and channel._subscription == subscription:
+        if channel.state not in (ChannelState.LEAVING, ChannelState.CLOSED):
             channel._put(item)

@@ -58,7 +58,7 @@ class Line:
     ) -> None:
         await self.socket.send(json.dumps([join_ref, ref, topic, event, payload]))
 
-    async def accept(self, *, confirm: bool = True) -> list[Any]:
+    async def accept(self, *, confirm: bool = True, **more: Any) -> list[Any]:
         """Hear a join and answer it as the server does; binding n gets the id n + 1."""
         join = await self.hear("phx_join")
         entries = join[4]["config"]["postgres_changes"]
@@ -66,13 +66,19 @@ class Line:
         reply = {"status": "ok", "response": {"postgres_changes": echo}}
         await self.say(join[0], join[1], join[2], "phx_reply", reply)
         if confirm and entries:
-            await self.system(join, "ok", "Subscribed to PostgreSQL")
+            await self.system(join, "ok", "Subscribed to PostgreSQL", **more)
         return join
 
     async def system(
-        self, join: list[Any], status: str, message: str, extension: str = "postgres_changes"
+        self,
+        join: list[Any],
+        status: str,
+        message: str,
+        extension: str = "postgres_changes",
+        **more: Any,
     ) -> None:
         payload = {"status": status, "message": message, "extension": extension, "channel": join[2][9:]}
+        payload |= more
         await self.say(join[0], None, join[2], "system", payload)
 
     async def refuse(self, reason: str) -> list[Any]:
@@ -81,6 +87,19 @@ class Line:
             join[0], join[1], join[2], "phx_reply", {"status": "error", "response": {"reason": reason}}
         )
         return join
+
+    async def rows(self, topic: str, ids: list[int], position: str, last: bool = True) -> None:
+        """A batch of a snapshot."""
+        data = {
+            "schema": "public",
+            "table": "todos",
+            "columns": [{"name": "id", "type": "int8"}],
+            "records": [{"id": id_} for id_ in ids],
+            "key": ["id"],
+            "last": last,
+            "position": position,
+        }
+        await self.say(None, None, topic, "snapshot", {"ids": [1], "data": data})
 
     async def insert(self, topic: str, record: dict[str, Any], **more: Any) -> None:
         columns = [{"name": name, "type": "int8" if name == "id" else "text"} for name in record]
