@@ -44,10 +44,18 @@ def outline_of(relation: Relation, view: View) -> Outline:
         names=tuple(column.name for column in ordered),
         head=b"".join((
             b'{"schema":', _encode(relation.schema), b',"table":', _encode(relation.table),
-            b',"columns":', _encode(columns), b',"records":[',
+            b',"columns":', _encode(columns), b',"key":', _encode(_key(relation, names)), b',"records":[',
         )),
         rewrite=rewrite_of(replace(relation, columns=ordered, omitted=frozenset()), names),
     )  # fmt: skip
+
+
+def _key(relation: Relation, shown: Collection[str]) -> list[str]:
+    """The columns by which ``old_record`` names a row, in the table's order; none where it does not."""
+    key = relation.key
+    if not key or not key <= relation.identity:
+        key = frozenset() if relation.whole_identity else relation.identity
+    return [column.name for column in relation.columns if column.name in key] if key <= set(shown) else []
 
 
 def encode_snapshot(
