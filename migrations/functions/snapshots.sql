@@ -23,13 +23,15 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
          exists (select from parts as p where p.filter is null),
          array(select a.attname::text from pg_attribute as a
                where a.attrelid = k.oid and a.attnum > 0 and not a.attisdropped
-                 and has_column_privilege(snapshot_source.role_name, k.oid, a.attnum, 'select') order by a.attnum),
+                 and has_column_privilege(r.oid, k.oid, a.attnum, 'select') order by a.attnum),
          array(select a.attname::text
                from pg_index as x
                cross join unnest(x.indkey::int2[]) with ordinality as i (attnum, nth)
                join pg_attribute as a on a.attrelid = k.oid and a.attnum = i.attnum
                where x.indrelid = k.oid and x.indisprimary and i.nth <= x.indnkeyatts order by i.nth)
-  from pg_class as k join pg_namespace as n on n.oid = k.relnamespace
+  from pg_class as k
+  join pg_namespace as n on n.oid = k.relnamespace
+  left join pg_roles as r on r.rolname = snapshot_source.role_name
   where k.oid = snapshot_source.of
 $$;
 

@@ -55,6 +55,6 @@ def catalog(postgres: str, migrated_template: str, database_names: Iterator[str]
     dsn = databases.create(postgres, name, template=migrated_template)
     with asyncio.Runner() as runner:
         connection = runner.run(asyncpg.connect(dsn, server_settings={"timezone": "UTC"}))
-        yield Catalog(runner, connection)
+        yield Catalog(runner, connection, dsn)
         runner.run(connection.close())
     databases.drop(postgres, name)

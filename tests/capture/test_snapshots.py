@@ -5,14 +5,17 @@ import asyncio
 import asyncpg
 import pytest
 
+from rowcast.capture.cursors import Wanted
 from rowcast.capture.reader import Reader
 from rowcast.capture.snapshots import SnapshotError, Snapshots
-from support.snapshots import asked, batches, fault, records, rows, snapshots, taken
+from rowcast.model.claims import Subject
+from support.snapshots import Table, asked, batches, fault, records, rows, snapshots, taken
 from support.visible import subject
 from support.waiting import until_so
 
 pytestmark = pytest.mark.anyio
 
+_GONE = "select not exists (select from pg_stat_activity where application_name = 'rowcast snapshots')"
 _WAITS = """
 select exists (select from pg_locks as l join pg_stat_activity as a using (pid)
                where not l.granted and a.application_name = 'rowcast snapshots')
@@ -170,3 +173,101 @@ async def test_none_is_taken_through_a_pooler_of_transactions(
     source.pooled = True
     with pytest.raises(SnapshotError, match="ROWCAST_DIRECT_URL"):
         await rows(source, notes, "open")
+
+
+async def test_others_wait_for_a_place_and_who_does_not_take_its_rows_gives_it_up(
+    migrated: str, notes: asyncpg.Connection
+) -> None:
+    source = snapshots(migrated, most=1, idle=0.2)
+    async with taken(source, notes, subject(), asked("open", snapshot={"batch": 2})) as found:
+        given = found.batches()
+        assert len((await anext(given)).images) == 2
+        # It has the only place, and asks for no more: the next one gets it.
+        assert len(await rows(source, notes, "open")) == 7
+        with pytest.raises(SnapshotError, match="not taken"):
+            await anext(given)
+
+
+async def test_a_snapshot_whose_rows_were_all_fetched_keeps_no_place_and_no_connection(
+    migrated: str, notes: asyncpg.Connection
+) -> None:
+    source = snapshots(migrated, most=1)
+    async with taken(source, notes, subject(), asked("open")) as found:
+        given = found.batches()
+        assert (await anext(given)).last
+        assert len(await rows(source, notes, "open")) == 7
+        await until_so(notes, _GONE)
+        with pytest.raises(StopAsyncIteration):
+            await anext(given)
+
+
+async def test_who_goes_away_while_it_is_read_leaves_nothing_running(
+    migrated: str, notes: asyncpg.Connection
+) -> None:
+    source = snapshots(migrated, most=1)
+    locker, other = await asyncpg.connect(migrated), await asyncpg.connect(migrated)
+    async with locker.transaction():
+        await locker.execute("lock table open")
+        reading = asyncio.create_task(rows(source, other, "open"))
+        await until_so(notes, _WAITS)
+        reading.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await reading
+        await until_so(notes, _GONE)
+    assert len(await rows(source, notes, "open")) == 7
+    await other.close()
+    await locker.close()
+
+
+async def test_nothing_holds_back_vacuum_while_rows_are_taken(
+    migrated: str, notes: asyncpg.Connection
+) -> None:
+    source = snapshots(migrated)
+    async with taken(source, notes, subject(), asked("open", snapshot={"batch": 1})) as found:
+        given = found.batches()
+        await anext(given)
+        await notes.execute("delete from open")
+        (holds,) = await notes.fetch(
+            "select backend_xmin, backend_xid, state from pg_stat_activity where application_name = $1",
+            "rowcast snapshots",
+        )
+        assert tuple(holds) == (None, None, "idle")
+        assert len([batch async for batch in given]) == 6
+
+
+async def test_a_connection_that_is_lost_ends_the_rows_with_an_error(
+    migrated: str, notes: asyncpg.Connection
+) -> None:
+    source = snapshots(migrated, most=1)
+    async with taken(source, notes, subject(), asked("open", snapshot={"batch": 1})) as found:
+        given = found.batches()
+        await anext(given)
+        await notes.execute(
+            "select pg_terminate_backend(pid) from pg_stat_activity where application_name = $1",
+            "rowcast snapshots",
+        )
+        with pytest.raises(SnapshotError, match="was lost"):
+            await anext(given)
+    assert len(await rows(source, notes, "open")) == 7
+
+
+async def test_a_table_that_is_gone_or_not_captured_is_a_fault(
+    source: Snapshots, notes: asyncpg.Connection
+) -> None:
+    await notes.execute("create table bare (n int); grant select on bare to anon")
+    assert await fault(source, notes, "bare") == "the table is not captured"
+    assert "act as" in await fault(source, notes, "open", Subject("nobody"))
+    async with source.take(subject(), [Wanted(asked("open"), [Table(1)])]) as found:
+        assert found.faults == {0: "the table is gone"}
+        assert [batch async for batch in found.batches()] == []
+
+
+async def test_more_than_the_database_allows_on_its_disk_is_a_fault(
+    source: Snapshots, notes: asyncpg.Connection
+) -> None:
+    name = await notes.fetchval("select current_database()")
+    await notes.execute(f"alter database {name} set temp_file_limit = '64kB'")
+    await notes.execute(f"alter database {name} set work_mem = '64kB'")
+    await notes.execute("insert into open select n, repeat('x', 100) from generate_series(8, 5000) as n")
+    assert "temp_file_limit" in await fault(source, notes, "open")
+    assert len(await rows(source, notes, "open", filter="n=lt.8")) == 7

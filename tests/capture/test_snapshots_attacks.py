@@ -152,6 +152,6 @@ async def test_a_claim_or_a_name_is_no_sql(admin: asyncpg.Connection, migrated: 
         alter publication supabase_realtime add table "s'%"."t"" %s ' \\ $1";
     """)
     column = "c'%s \" \\"
-    entry = {"schema": "s'%", "filter": 'and=("c\'%s \\" \\\\".eq."it\'s \\\\ %s $1")'}
-    found = await rows(source, admin, "t\" %s ' \\ $1", **entry)
+    filter_ = 'and=("c\'%s \\" \\\\".eq."it\'s \\\\ %s $1")'
+    found = await rows(source, admin, "t\" %s ' \\ $1", schema="s'%", filter=filter_)
     assert found == [{column: "it's \\ %s $1"}]

@@ -64,8 +64,8 @@ VALUES: dict[str, list[str]] = {
 class Catalog:
     """A database with a table of every type, and what is known of it. ``run`` runs in its own event loop."""
 
-    def __init__(self, runner: asyncio.Runner, connection: asyncpg.Connection) -> None:
-        self._runner, self.connection = runner, connection
+    def __init__(self, runner: asyncio.Runner, connection: asyncpg.Connection, dsn: str) -> None:
+        self._runner, self.connection, self.dsn = runner, connection, dsn
         self.filters = Filters()
         #: Columns that have a plain type here.
         self.missing: set[str] = set()
