@@ -136,6 +136,7 @@ class Rows(Mapping[Any, Row]):
         if not self.key:
             self._break("the server names no key for the rows", _NO_KEY)
             return
+        self._check_whole(snapshot.errors)
         for row in snapshot.rows:
             if (key := self._key_of(row)) is None:
                 self._break("a row came without all columns of the key", _NO_KEY)
@@ -166,9 +167,7 @@ class Rows(Mapping[Any, Row]):
         if change.eventType in ("DELETE", "LEAVE") and old is None:
             self._break("a row went, and its key was not told", "its replica identity must hold the key")
             return
-        if change.errors:
-            why = f"a row of {self.schema}.{self.table} is not whole: {', '.join(map(str, change.errors))}"
-            self._channel._client._report(RowsError(why))
+        self._check_whole(change.errors)
         if change.eventType in ("DELETE", "LEAVE") or (new is not None and old not in (None, new)):
             self._put(old, None)
         if new is not None:
@@ -191,6 +190,11 @@ class Rows(Mapping[Any, Row]):
     def _tell(self, key: Any, old: Row | None, new: Row | None) -> None:
         for iterator in self._iterators:
             iterator._add(RowChange(key, old, new))
+
+    def _check_whole(self, errors: list[str] | None) -> None:
+        if errors:
+            why = f"a row of {self.schema}.{self.table} is not whole: {', '.join(map(str, errors))}"
+            self._channel._client._report(RowsError(why))
 
     def _break(self, why: str, hint: str) -> None:
         error = RowsError(f"the rows of {self.schema}.{self.table} cannot be kept: {why}", hint=hint)

@@ -20,6 +20,7 @@ class _Wire(msgspec.Struct):
     columns: list[_Column] = []
     records: list[msgspec.Raw] = []
     key: list[str] = []
+    errors: list[str] | None = None
     last: bool = False
     position: str | None = None
 
@@ -44,6 +45,8 @@ class Snapshot:
     first: bool
     last: bool
     position: str | None
+    errors: list[str] | None
+    """Why the rows are not whole (one was too large, say), or None."""
 
 
 def read_snapshot(data: bytes, first: bool) -> Snapshot:
@@ -54,4 +57,6 @@ def read_snapshot(data: bytes, first: bool) -> Snapshot:
         rows = [convert_row(record, types) for record in wire.records]
     except (msgspec.DecodeError, UnicodeError, RecursionError) as fault:
         raise ProtocolError("a snapshot has another shape than the protocol's") from fault
-    return Snapshot(wire.schema, wire.table, rows, tuple(wire.key), first, wire.last, wire.position)
+    return Snapshot(
+        wire.schema, wire.table, rows, tuple(wire.key), first, wire.last, wire.position, wire.errors
+    )

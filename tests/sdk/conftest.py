@@ -101,7 +101,7 @@ class Line:
         }
         await self.say(None, None, topic, "snapshot", {"ids": [1], "data": data})
 
-    async def insert(self, topic: str, record: dict[str, Any], **more: Any) -> None:
+    async def insert(self, topic: str, record: dict[str, Any], /, **more: Any) -> None:
         columns = [{"name": name, "type": "int8" if name == "id" else "text"} for name in record]
         data = {
             "schema": "public",

@@ -134,7 +134,7 @@ async def test_a_transaction_comes_in_one_call_or_in_parts(peer: Any, connect: C
 
     async def part(*seqs: int, position: str, last: bool) -> None:
         row: dict[str, Any] = {"schema": "public", "table": "todos", "type": "INSERT", "columns": []}
-        changes = [{"data": {**row, "record": {"id": seq}, "seq": seq}, "ids": [1]} for seq in seqs]
+        changes = [{"data": row | {"record": {"id": seq}, "seq": seq}, "ids": [1]} for seq in seqs]
         stamp = "2026-03-01T10:20:30.123Z"
         payload = {"changes": changes, "commit_timestamp": stamp, "position": position, "last": last}
         await line.say(None, None, TOPIC, "transaction", payload)
