@@ -23,6 +23,7 @@ from rowcast.capture.stream import Stream
 from rowcast.db.opening import Opening
 from rowcast.db.pool import create_pool
 from rowcast.hub.subscriptions import Subscriptions
+from rowcast.model.health import Health
 from rowcast.model.rates import RateWindow
 from rowcast.model.seats import Seats
 from rowcast.model.stopping import Stopping
@@ -35,6 +36,7 @@ from rowcast.web.services import Services
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 #: All questions about one batch to a table's policies may take so many times as long as one of them.
 _CALL = 8
+_LOOK_SECONDS = 1.0
 
 log = structlog.get_logger("rowcast")
 
@@ -77,6 +79,7 @@ async def running(settings: Settings, *, wait: bool = True) -> AsyncIterator[Run
     )
     jwks = None if settings.jwks is None else Jwks(settings.jwks.get_secret_value())
     stopping = Stopping()
+    health = Health(lambda: not opening.faults() and "reader" not in stream.faults())
     services = Services(
         feed=stream,
         channels=Channels(pool, settings.roles),
@@ -106,10 +109,14 @@ async def running(settings: Settings, *, wait: bool = True) -> AsyncIterator[Run
         joins=RateWindow(settings.max_joins_per_second),
         seats=Seats(settings.max_connections),
         stopping=stopping,
+        health=health,
     )
     async with asyncio.TaskGroup() as tasks:
         opened = asyncio.Event()
-        works = [tasks.create_task(_work(opening, opened, stream))]
+        works = [
+            tasks.create_task(_work(opening, opened, stream)),
+            tasks.create_task(_watch(health)),
+        ]
         try:
             if jwks is not None:
                 works.append(tasks.create_task(jwks.run()))
@@ -132,6 +139,16 @@ async def _work(opening: Opening, opened: asyncio.Event, stream: Stream) -> None
     log.info("database_open", pooled=pooled)
     opened.set()
     await stream.run(pooled=pooled)
+
+
+async def _watch(health: Health) -> None:
+    """Look, and tell. What is mended before the second look is not worth a word."""
+    before = True
+    while True:
+        now = health.look()
+        health.found(well=now or before)
+        before = now
+        await asyncio.sleep(_LOOK_SECONDS)
 
 
 def serve(settings: Settings) -> None:

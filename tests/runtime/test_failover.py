@@ -16,6 +16,7 @@ import pytest
 from websockets.asyncio.client import ClientConnection, connect
 
 from rowcast.dev.postgres import Postgres
+from rowcast.session.channel import AWAY, BACK
 from support import databases
 from support.server import Server
 from support.standbys import promote, standby_of
@@ -38,23 +39,31 @@ class Client:
 
     def __init__(self, socket: ClientConnection) -> None:
         self._socket, self._joins = socket, 0
+        self._seen: list[tuple[str, dict[str, Any]]] = []
+        self.answered = asyncio.Event()
 
     async def join(self) -> None:
         """Join, and wait until changes are certain to come."""
         self._joins += 1
-        config = {"config": {"postgres_changes": [{"event": "*", "table": "todos"}]}}
+        changes = [{"event": "*", "table": "todos"}]
+        config = {"config": {"postgres_changes": changes, "rowcast": {"health": True}}}
         ref = str(self._joins)
         await self._socket.send(json.dumps([ref, ref, "realtime:todos", "phx_join", config]))
         while "Subscribed to PostgreSQL" not in (await self.event("system"))["message"]:
             pass
 
     async def event(self, name: str) -> dict[str, Any]:
-        """The payload of the next message of that name."""
+        """The payload of the next message of that name. Others are kept."""
         async with asyncio.timeout(60):
             while True:
+                for number, (event, payload) in enumerate(self._seen):
+                    if event == name:
+                        del self._seen[number]
+                        return payload
                 *_, event, payload = json.loads(await self._socket.recv())
-                if event == name:
-                    return dict(payload)
+                self._seen.append((event, payload))
+                if event == "phx_reply":
+                    self.answered.set()
 
     async def hears(self, *ids: int) -> bool:
         """Whether the next changes are of these rows."""
@@ -98,8 +107,16 @@ async def test_clients_stay_and_hear_what_is_written_once_it_is_back(
         assert await client.hears(1)
         await asyncio.to_thread(end, postgres)
         await until_ready(server, 503)
-        await asyncio.to_thread(postgres.start)
-        insert(postgres, 2)
+        assert (await client.event("system"))["message"] == AWAY
+        async with connect(f"{server.websocket}?apikey={make_token()}&vsn=2.0.0") as socket:
+            late = Client(socket)
+            joining = asyncio.create_task(late.join())
+            await late.answered.wait()
+            await asyncio.to_thread(postgres.start)
+            await joining
+            insert(postgres, 2)
+            assert await late.hears(2)
+        assert (await client.event("system"))["message"] == BACK
         assert await client.hears(2)
     await until_ready(server, 200)
 

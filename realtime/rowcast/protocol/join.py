@@ -38,6 +38,14 @@ class Replay:
     since: int | None
     limit: int
 
+    def refusal(self, *, private: bool) -> str:
+        """Why nothing is sent again."""
+        if not private:
+            return "Replay is not allowed for public channels"
+        return (
+            "Replay params are not valid" if self.since is None else "Realtime was unable to replay messages"
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class BroadcastOptions:
@@ -66,7 +74,7 @@ class JoinPayload:
     seconds before its token ends the client wants to be told (0 to 3600), and None where it does not.
     ``wait`` is for how many seconds (at most 20) the reply may wait until its entries are subscribed; None is
     not at all. ``resume`` is the text of the position to resume from, whatever it holds; ``gap``, ``group``,
-    ``leave`` and ``truncate`` are what is wanted beyond Supabase's, the last two by every entry.
+    ``health``, ``leave`` and ``truncate`` are what is wanted beyond Supabase's, the last two by every entry.
     """
 
     private: bool
@@ -81,6 +89,7 @@ class JoinPayload:
     resume: str | None = None
     gap: bool = False
     group: bool = False
+    health: bool = False
     leave: bool = False
     truncate: bool = False
 
@@ -113,6 +122,7 @@ def parse_join(payload: Any, name: str) -> JoinPayload:
         resume=_resume([config, *entries]),
         gap=flag(ours.get("gap")),
         group=ours.get("group") == "transaction",
+        health=flag(ours.get("health")),
         leave=flag(ours.get("leave")),
         truncate=flag(ours.get("truncate")),
     )

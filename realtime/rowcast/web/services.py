@@ -7,6 +7,7 @@ from typing import Protocol
 
 from rowcast.hub.feed import Feed
 from rowcast.model.allowed import Allowed, ChannelRequest
+from rowcast.model.health import Health
 from rowcast.model.rates import RateWindow
 from rowcast.model.seats import Seats
 from rowcast.model.stopping import Stopping
@@ -39,5 +40,6 @@ class Services:
     degraded: Callable[[], Mapping[str, str]] = dict
     joins: RateWindow = field(default_factory=lambda: RateWindow(100))
     seats: Seats = field(default_factory=Seats)
+    health: Health = field(default_factory=Health)
     stopping: Stopping = field(default_factory=Stopping)
     clock: Callable[[], float] = time.time
