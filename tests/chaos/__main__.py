@@ -5,6 +5,7 @@ seed decides what is written, who subscribes and what breaks.
 """
 
 import argparse
+import logging
 import secrets
 import sys
 
@@ -14,15 +15,20 @@ from chaos.faults import ALONE, FAULTS
 from chaos.run import Outcome, Plan, Run
 from support.standbys import can_copy
 
+_LINES = 40
+
 
 def main() -> int:
     """The exit code."""
     plan = _plan()
+    # What the SDK gets over by itself is counted, and told at the end.
+    logging.getLogger("rowcast_client").setLevel(logging.CRITICAL)
     print(f"Seed {plan.seed}, {plan.seconds:g} s, faults: {', '.join(plan.faults) or 'none'}", flush=True)
     outcome = uvloop.run(Run(plan, lambda text: print(text, flush=True)).do())
     print(summary(outcome))
     if outcome.verdict.good:
         return 0
+    print("The servers printed at last:", *outcome.printed[-_LINES:], sep="\n  ")
     print(
         f'Again: make chaos ARGS="--seed {plan.seed} --seconds {plan.seconds:g} '
         f'--faults {",".join(plan.faults)}"',

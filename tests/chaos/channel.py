@@ -63,6 +63,10 @@ class Channel:
         if self.joined:
             self.joined = False
             self.stream.heard_until.append(time.monotonic())
+        elif self.stream.open.start is None:
+            # Never told where the subscription began: what came of it counts for nothing.
+            self.position = None
+            self.stream.stretches.pop()
         if self._snapshot:
             # Half a snapshot is none: there is no position yet, and so it comes anew.
             self.position = None
@@ -101,6 +105,9 @@ class Channel:
             self.stream.open.resumes += 1
             if position != self._asked:
                 self._fault("resumed from another position than it asked for")
+        elif self.stream.open.heard and self.stream.open.start is None:
+            # Changes may come as soon as the join was answered.
+            self.stream.open.start = position
         else:
             self._begin(position)
 
@@ -150,8 +157,10 @@ class Channel:
         grouped = event == "transaction"
         if grouped != self.profile.group:
             self._fault(f"a message {event}, which it did not ask for")
-        if not self.joined or self._snapshot:
-            self._fault("a change before the subscription or its snapshot was complete")
+        if not self.answered or self._snapshot:
+            self._fault("a change before the join was answered or its snapshot was complete")
+        if self._asked is not None and not self.joined:
+            self._fault("a change before it was told that it resumes")
         position = payload["position"] if grouped else payload["data"]["position"]
         if position != self.position:
             self.position, self._tail = position, set()

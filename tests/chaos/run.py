@@ -57,6 +57,7 @@ class Outcome:
     again: int = 0
     sessions: int = 0
     troubles: Counter[str] = field(default_factory=Counter)
+    printed: list[str] = field(default_factory=list)
 
 
 class Run:
@@ -89,6 +90,7 @@ class Run:
                 outcome = await self._judge(place, party, writers)
                 for task in tasks:
                     task.cancel()
+            outcome.printed = [line for server in place.servers for line in server.printed().splitlines()]
             return outcome
 
     async def _break_things(self, place: World, party: Party, writers: Writers) -> None:
