@@ -15,9 +15,21 @@ from chaos.truth import Event, Truth
 from rowcast.model.position import EPOCH_BYTES, Position, Snapshot
 
 _EXAMPLES = 12
-#: What a fault may be. "stalled" is a channel that never caught up; "altered" a change with wrong values.
+#: What a fault may be. "stalled" is a channel that never caught up; "altered" a change with wrong values;
+#: "start" a change after the position that a subscription was told, and before the first that came.
 FAULTS = (
-    *("lost", "repeated", "out of order", "split", "made up", "altered", "snapshot", "copy", "group"),
+    *(
+        "lost",
+        "start",
+        "repeated",
+        "out of order",
+        "split",
+        "made up",
+        "altered",
+        "snapshot",
+        "copy",
+        "group",
+    ),
     *("commit time", "epoch", "heartbeat", "gap", "stalled", "client"),
 )
 
@@ -160,9 +172,16 @@ class _Checked:
         for place in due:
             if place not in matched:
                 event = expected[place]
-                self._fault("lost", f"{event.kind} of {entry.table} {event.uid} n={event.n} xid={event.xid}")
+                kind = "start" if self._begins_after(event) else "lost"
+                self._fault(kind, f"{event.kind} of {entry.table} {event.uid} n={event.n} xid={event.xid}")
         if not self._gone:
             self._check_beats(expected, matched)
+
+    def _begins_after(self, event: Event) -> bool:
+        """Whether the first change that came says that it lies before: the start was told too early."""
+        first = decode(self._stretch.heard[0].position) if self._stretch.heard else None
+        fresh = not self._profile.snapshots and self._stretch.resumes == 0
+        return fresh and first is not None and first.start.sees(event.xid)
 
     def _is_due(self, start: Position, event: Event) -> bool:
         # In the batch that a position stands in, the audit cannot tell what lies before it.

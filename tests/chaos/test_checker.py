@@ -143,6 +143,14 @@ def test_parts_of_a_group_may_follow_each_other() -> None:
     assert faults(verdict(parted)) == set()
 
 
+def test_a_subscription_that_begins_after_its_position_is_named() -> None:
+    story = Story()
+    entry = dataclasses.replace(COPY, snapshot=None)
+    stream = dataclasses.replace(story.right(), profile=Profile(ANON, (entry,), group=True))
+    del stream.open.heard[:2]
+    assert faults(check(story.truth, [stream])) == {"start"}
+
+
 def test_a_channel_that_stands_still_is_a_fault() -> None:
     assert "stalled" in faults(verdict(caught_up=False))
 
