@@ -12,8 +12,9 @@ from typing import Final, NamedTuple
 
 import asyncpg
 import structlog
+from asyncpg.prepared_stmt import PreparedStatement
 
-from rowcast.capture.cursors import Altered, Cursors, Part, Wanted, ask, fetch_one, reason_of, too_long
+from rowcast.capture.cursors import Altered, Cursors, Part, Wanted, fetch_one, reason_of, too_long
 from rowcast.db.connection import AWAY, LOST, connect
 from rowcast.db.roles import PATIENCE, end_sessions
 from rowcast.errors import DatabaseError
@@ -196,6 +197,8 @@ class _Held:
         self._places, self._idle = places, idle
         self._timer: asyncio.TimerHandle | None = None
         self._ended = self._gave_up = False
+        self._fetching = ""
+        self._statement: PreparedStatement | None = None
         self.connection: asyncpg.Connection | None = None
 
     async def fetch(self, name: str) -> asyncpg.Record | None:
@@ -203,7 +206,10 @@ class _Held:
         assert self.connection is not None
         try:
             async with asyncio.timeout(self._idle):
-                found = await ask(self.connection, fetch_one(name))
+                if self._statement is None or self._fetching != name:
+                    self._statement = await self.connection.prepare(fetch_one(name), name="")
+                    self._fetching = name
+                found = await self._statement.fetch()
         except (asyncpg.PostgresError, *LOST):
             raise SnapshotError("the connection to the database was lost while its rows were sent") from None
         return next(iter(found), None)
