@@ -264,7 +264,7 @@ class _Conversation:
         subscription.wanted = want
         if subscription.work is None or subscription.work.done():
             subscription.work = self._loop.create_task(self._subscribe(subscription))
-        if not self._services.health.well:
+        if self._services.health.away():
             self._do(self._session.healthy(well=False, key=want.channel))
 
     async def _subscribe(self, subscription: _Subscription) -> None:
