@@ -138,6 +138,18 @@ class Settings(BaseSettings):
         validation_alias=_from("ROWCAST_POLICY_TIMEOUT"),
         description="How long a table's policies may take to judge rows; what they are slow with is hidden.",
     )
+    snapshot_timeout: Annotated[Duration, Field(gt=0)] = Field(
+        60.0,
+        validation_alias=_from("ROWCAST_SNAPSHOT_TIMEOUT"),
+        description="How long Postgres may take to read the rows of a snapshot.",
+    )
+    max_snapshots: int = Field(
+        4,
+        ge=1,
+        validation_alias=_from("ROWCAST_MAX_SNAPSHOTS"),
+        description="How many snapshots are taken or handed out at a time, each on a connection of its own; "
+        "others wait for their turn.",
+    )
     open_deletes: bool = Field(
         False,
         validation_alias=_from("ROWCAST_OPEN_DELETES"),
