@@ -112,7 +112,8 @@ language sql immutable set search_path = pg_catalog, pg_temp as $$
 $$;
 
 -- The trigger function for an event ('insert', 'update', 'delete', 'truncate'), a way ('statement', 'row'), a row
--- filter, or null, and whether JSON is made by rowcast.row_json: its name, and its text. Functions of filters are named by what they say, so they never change.
+-- filter, or null, and whether JSON is made by rowcast.row_json: its name, and its text. Functions of filters are named
+-- by what they say, so they never change.
 -- The inserts are plain, static SQL, for their plans to be kept; so they stand three times, once for each table of
 -- the outbox. Columns that a filter names come before variables of the function of the same name.
 create or replace function rowcast.capture_function(event text, way text, filter text, confined boolean)

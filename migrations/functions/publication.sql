@@ -149,7 +149,7 @@ language sql stable rows 100 set search_path = pg_catalog, pg_temp set jit = off
          case
            when f.relkind = 'f' then 'it is a foreign table'
            when f.relpersistence <> 'p' then 'it is unlogged'
-           when not (select rowcast.confines()) and rowcast.calls_casts(f.relid) then
+           when not (select rowcast.confines()) and rowcast.calls_casts(f.relid, of_others => true) then
              'its JSON may call code of others, and the role rowcast_json, which that runs as, is missing'
          end
   from families as f

@@ -41,7 +41,7 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
       rowcast.settings_of(relid),
       case when nests then coalesce(pg_partition_root(relid), relid)::oid::text else '' end
     ])) as extra (arguments)
-    cross join rowcast.calls_casts(relid) as confined
+    cross join rowcast.calls_casts(relid, of_others => false) as confined
     where position(op in ops) > 0 and way <> 'parts'
     union all
     select '!rowcast_truncate', 'capture_truncate', array[version::text], 'after truncate',
@@ -157,13 +157,13 @@ language sql set search_path = pg_catalog, pg_temp as $$
   select case when alone then pg_try_advisory_xact_lock(90638697824264) else pg_try_advisory_xact_lock_shared(90638697824264) end
 $$;
 
--- Make the functions that the triggers of one table are to call, where the table has a row filter.
 do $$
 begin
   if to_regprocedure('rowcast.make_filters(text, text, text)') is not null then
     drop function rowcast.make_filters(text, text, text);
   end if;
 end $$;
+-- Make the functions that the triggers of one table are to call, where the table has a row filter.
 create or replace function rowcast.make_filters(ops text, way text, filter text, confined boolean) returns void
 language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
@@ -228,7 +228,8 @@ begin
     -- Since when it is captured without interruption: one version hands it on to the next.
     select r.since into began from rowcast.captured as c join rowcast.relations as r on r.id = c.relation
       where c.relid = install.of and c.enabled;
-    perform rowcast.make_filters(wanted.ops, wanted.way, wanted.filter, rowcast.calls_casts(install.of));
+    perform rowcast.make_filters(wanted.ops, wanted.way, wanted.filter,
+                                 rowcast.calls_casts(install.of, of_others => false));
     for part in
       select t.*, s.enabled, t.function_name is not distinct from s.function_name
              and t.arguments is not distinct from s.arguments as stands

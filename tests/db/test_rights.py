@@ -356,7 +356,10 @@ async def test_where_casts_cannot_be_confined_tables_of_others_wait_for_an_admin
     )
     databases.execute(
         site.owner,
-        "create table own (id int primary key); alter publication supabase_realtime add table own;"
+        "create type odd as enum ('a');"
+        "create function odd_json(odd) returns json language sql as 'select to_json(current_user)';"
+        "create cast (odd as json) with function odd_json(odd);"
+        "create table own (id int primary key, o odd); alter publication supabase_realtime add table own;"
         "select rowcast.install(relid) from rowcast.stale_tables() as relid",
     )
     found = "select array_agg((table_name, captured, reason, mend)::text order by 1) from rowcast.tables"

@@ -258,20 +258,20 @@ async def test_what_a_cast_puts_into_the_search_path_is_not_found_by_the_trigger
 async def test_who_drops_what_casts_run_in_fails_nobodys_writes_and_migrating_mends_it(
     owner: asyncpg.Connection, mallory: asyncpg.Connection, migrated: str
 ) -> None:
-    await owner.execute(ODD)
-    await owner.execute("create table odds (o odd); alter publication supabase_realtime add table odds")
-    await set_cast(owner, "drop owned by rowcast_json")
+    await mallory.execute(f"set search_path = hers; {ODD}; create table odds (o odd)")
+    await owner.execute("alter publication supabase_realtime add table hers.odds")
+    await set_cast(mallory, "drop owned by rowcast_json")
     # Once for itself, and then with the function gone.
-    await owner.execute("insert into odds values ('a')")
-    await owner.execute("insert into odds values ('a')")
+    await mallory.execute("insert into odds values ('a')")
+    await mallory.execute("insert into odds values ('a')")
     assert await owner.fetchval("select rowcast.unfit()") == (
         "the function rowcast.row_json is gone: run rowcast migrate"
     )
-    assert await owner.fetchval("select reason from rowcast.tables") is not None
-    await set_cast(owner, "null")
+    assert "is missing" in await owner.fetchval("select reason from rowcast.tables")
+    await set_cast(mallory, "null")
     await migrate(migrated)
     await owner.execute("select rowcast.install(relid) from rowcast.stale_tables() as relid")
-    await owner.execute("insert into odds values ('b')")
+    await mallory.execute("insert into odds values ('b')")
     assert (await written(owner))[-1] == '{"o":"done as rowcast_json"}'
 
 
