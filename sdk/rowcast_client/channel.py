@@ -207,9 +207,11 @@ class Channel:
         self._context = contextvars.copy_context()
         if self.state in (ChannelState.CLOSED, ChannelState.LEAVING):
             client, text = self._client, resume if isinstance(resume, str) else None
-            self._keeper = None
+            last, self._keeper = self._keeper, None
             if resume is not None and not isinstance(resume, str):
                 self._keeper = Keeper(resume, key or self.name, save_every, client._tasks, client._report)
+            if last is not None:
+                last.yield_to(self._keeper)
             self._given_up = asyncio.Event()
             how = How(self.private, self._listeners.group, text, self._keeper is not None)
             client._subscribe(self, self._listeners.bindings, how)

@@ -80,11 +80,17 @@ class Keeper:
             elif self._timer is None:
                 self._arm(self._every or _AGAIN)
 
-    def stop(self) -> None:
-        """Save no more by itself."""
+    def yield_to(self, other: "Keeper | None") -> None:
+        """Save no more by itself: the channel has another keeper, or none. What is unsaved is the other's."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        if self._unsaved is None:
+            return
+        if other is not None and (other._store, other.key) == (self._store, self.key):
+            other._unsaved, self._unsaved = self._unsaved, None
+        else:
+            self._tasks.spawn(self.flush(), "rowcast position")
 
     def _arm(self, seconds: float) -> None:
         loop = asyncio.get_running_loop()

@@ -9,7 +9,7 @@ that of another.
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ._core.wants import Advance, Batch, Deliver, Notify, Part
 from ._core.wants import Item as Content
@@ -81,8 +81,8 @@ class Mailbox:
         return self._take(self._items.popleft()) if self._items else None
 
     def discard(self) -> None:
-        """Drop changes and messages that nobody has seen; statuses stay."""
-        kept = [item for item in self._items if isinstance(item, Notify)]
+        """Drop changes and messages that nobody has seen. Statuses stay, but do not pass what was dropped."""
+        kept = [replace(item, position=None) for item in self._items if isinstance(item, Notify)]
         self._items, self._load = deque(kept), _Load(statuses=len(kept))
         self.wake()
 

@@ -45,12 +45,16 @@ class PostgresStore:
             position = await connection.fetchval(f"select position from {self._table} where key = $1", key)
         return None if position is None else str(position)
 
-    async def save(self, key: str, position: str, *, connection: "asyncpg.Connection | None" = None) -> None:
+    async def save(
+        self, key: str, position: str | None, *, connection: "asyncpg.Connection | None" = None
+    ) -> None:
         """Keep this position; on ``connection``, as a part of the transaction that is open there.
 
         The table has to be there: ``load`` makes it, and so does whatever subscribes with this store. Raises
-        what asyncpg raises.
+        what asyncpg raises, and UsageError for no position.
         """
+        if position is None:
+            raise UsageError("there is no position to save", hint="only a Rowcast server gives positions")
         async with contextlib.nullcontext(connection) if connection is not None else self._connection() as on:
             await on.execute(
                 f"insert into {self._table} (key, position) values ($1, $2) "

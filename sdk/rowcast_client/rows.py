@@ -81,7 +81,7 @@ class Rows(Mapping[Any, Row]):
         self._channel = channel
         self._rows: dict[Any, Row] = {}
         self._next: dict[Any, Row] = {}
-        self._complete = False
+        self._complete = self._over = False
         self._fault: RowcastError | None = None
         self._waiters = Waiters()
         self._iterators: weakref.WeakSet[RowChanges] = weakref.WeakSet()
@@ -101,7 +101,7 @@ class Rows(Mapping[Any, Row]):
     def __aiter__(self) -> RowChanges:
         """What changes from now on. It ends when the channel is unsubscribed or the client closed."""
         changes = RowChanges()
-        if self._channel.state is ChannelState.CLOSED and self._complete:
+        if self._over and self._channel.state is ChannelState.CLOSED:
             changes._end()
         self._iterators.add(changes)
         return changes
@@ -206,6 +206,7 @@ class Rows(Mapping[Any, Row]):
         self._waiters.refuse(error)
 
     def _closed(self) -> None:
+        self._over = True
         for iterator in self._iterators:
             iterator._end()
         self._waiters.refuse(ClientClosed(f"channel {self._channel.name!r} was closed"))

@@ -230,6 +230,59 @@ async def test_a_callback_that_never_works_is_given_up_with_the_channel_and_its_
     assert store.positions == {"todos": "p0"}
 
 
+async def test_what_is_dropped_unseen_is_not_passed_by_the_status_after_it(
+    peer: Any, connect: Connect
+) -> None:
+    called, gate = asyncio.Event(), asyncio.Event()
+
+    async def slow(change: Change) -> None:
+        called.set()
+        await gate.wait()
+
+    store, client = Shelf(todos="p0"), connect()
+    channel = client.channel("todos").on("postgres_changes", slow, table="todos")
+    channel.subscribe(resume=store)
+    line = await peer.line()
+    await line.accept(position="p0")
+    for number in (1, 2):
+        await line.insert(TOPIC, {"id": number}, seq=number, position=f"p{number}")
+    await called.wait()
+    await line.socket.close(1012)
+    line = await peer.line()
+    await line.accept(position="p2")
+    await channel
+    closing = asyncio.ensure_future(client.close())
+    await asyncio.sleep(0)
+    gate.set()
+    await closing
+    assert store.positions == {"todos": "p1"}
+
+
+async def test_a_channel_that_is_subscribed_again_goes_on_after_its_last_callback(
+    peer: Any, connect: Connect
+) -> None:
+    again, leaving = asyncio.Event(), list[asyncio.Future[None]]()
+
+    async def leaves(change: Change) -> None:
+        if change.seq == 2:
+            leaving.append(asyncio.ensure_future(channel.unsubscribe()))
+            await asyncio.sleep(0)
+            channel.subscribe(resume=store)
+            again.set()
+
+    store = Shelf(todos="p0")
+    channel = connect().channel("todos").on("postgres_changes", leaves, table="todos")
+    channel.subscribe(resume=store, save_every=3600)
+    line = await peer.line()
+    join = await line.accept(position="p0")
+    for number in (1, 2):
+        await line.insert(TOPIC, {"id": number}, seq=number, position=f"p{number}")
+    await again.wait()
+    leave = await line.hear("phx_leave")
+    await line.say(join[0], leave[1], TOPIC, "phx_reply", {"status": "ok", "response": {}})
+    assert resumed(await line.accept(position="p2")) == {"position": "p2"}
+
+
 async def test_a_store_that_fails_is_asked_again(peer: Any, connect: Connect, heard: Any) -> None:
     faults: list[RowcastError] = []
     store = Shelf(todos="p5")

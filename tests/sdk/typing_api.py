@@ -7,9 +7,16 @@ from rowcast_client import (
     Change,
     Channel,
     Client,
+    FileStore,
+    Gap,
+    PositionStore,
+    PostgresStore,
     RowcastError,
+    Rows,
+    Snapshot,
     SubscribeStatus,
     SystemMessage,
+    Transaction,
     create_client,
 )
 
@@ -32,6 +39,18 @@ def on_status_short(status: SubscribeStatus) -> None: ...
 def on_system(message: SystemMessage) -> None: ...
 
 
+async def on_rows(snapshot: Snapshot) -> None:
+    assert_type(snapshot.rows, list[dict[str, Any]])
+
+
+def on_transaction(transaction: Transaction) -> None:
+    assert_type(transaction.changes, tuple[Change, ...])
+
+
+def on_gap(gap: Gap) -> None:
+    assert_type(gap.position, str | None)
+
+
 async def token() -> str:
     return "token"
 
@@ -46,6 +65,17 @@ async def usage() -> None:
         assert_type(channel.subscribe(on_status), Channel)
         assert_type(await channel.subscribe(on_status_short), Channel)
         assert_type(client.channel("b", private=True).private, bool)
+        channel.on("postgres_changes", on_change, table="t", on_snapshot=on_rows, leave=True, truncate=True)
+        channel.on("postgres_changes", {"table": "t", "snapshot": {"limit": 5}}, print, on_snapshot=on_rows)
+        channel.on("transaction", on_transaction).on("transaction", [{"table": "t"}], on_transaction)
+        channel.on("gap", on_gap)
+        store: PositionStore = FileStore("/tmp")
+        channel.subscribe(resume=store, key="worker", save_every=None)
+        channel.subscribe(resume=PostgresStore("postgresql://localhost"))
+        assert_type(await channel.subscribe(resume="position"), Channel)
+        assert_type(await channel.rows("t", filter="a=eq.1", key=["a", "b"]).ready(), Rows)
+        async for row in channel.rows("t"):
+            assert_type((row.old, row.new), tuple[dict[str, Any] | None, dict[str, Any] | None])
         client.set_token("token")
         client.set_token(token)
         client.channel("b", True)  # type: ignore[call-arg]
@@ -53,5 +83,8 @@ async def usage() -> None:
         client.set_token(None)  # type: ignore[arg-type]
         channel.on("postgres_changes", on_change, event="UPSERT", table="t")  # type: ignore[call-overload]
         channel.on("postgres_changes", on_system, table="t")  # type: ignore[call-overload]
+        channel.on("gap", on_change)  # type: ignore[call-overload]
+        channel.on("postgres_changes", on_change, table="t", snapshot={"size": 1})  # type: ignore[call-overload]
+        channel.subscribe(resume=client)  # type: ignore[arg-type]
         channel.on("broadcast", on_change)  # type: ignore[call-overload]
         create_client("http://localhost", 5)  # type: ignore[arg-type]
