@@ -34,8 +34,7 @@ class Health:
             for tell in tuple(self._watchers):
                 tell(well)
 
-    def away(self) -> bool:
-        """Whether it is away still, for who comes new: what is back already is told first."""
+    def look_again(self) -> None:
+        """Somebody comes new: what is back already is told before."""
         if not self.well and self.look():
             self.found(well=True)
-        return not self.well

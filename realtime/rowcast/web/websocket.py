@@ -197,6 +197,8 @@ class _Conversation:
             self._session.alive(now)
             return
         position = self._position() if message.event == "heartbeat" else None
+        if message.event == "phx_join":
+            self._services.health.look_again()
         self._do(self._session.receive(message, now, position))
         self._arm()
 
@@ -264,7 +266,7 @@ class _Conversation:
         subscription.wanted = want
         if subscription.work is None or subscription.work.done():
             subscription.work = self._loop.create_task(self._subscribe(subscription))
-        if self._services.health.away():
+        if not self._services.health.well:
             self._do(self._session.healthy(well=False, key=want.channel))
 
     async def _subscribe(self, subscription: _Subscription) -> None:
