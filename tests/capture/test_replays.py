@@ -1,19 +1,25 @@
 """Channels that resume: from any position, in order, with nothing lost and nothing twice."""
 
 import asyncio
+import contextlib
+import json
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any
 
 import asyncpg
 import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
 
 from rowcast.capture import replays
 from rowcast.capture.stream import Stream
 from rowcast.model.claims import Claims
 from rowcast.model.position import Position, Snapshot
-from support.streams import SERVICE, Kept, streaming, subscribed
+from support import databases
+from support.streams import Kept, streaming, subscribed
 from support.waiting import until
+from support.workload import SETUP, Seen, faults, write
 
 pytestmark = pytest.mark.anyio
 
@@ -35,18 +41,19 @@ async def notes(migrated: str) -> AsyncIterator[asyncpg.Connection]:
     await connection.close()
 
 
-def seqs(changes: list[dict[str, Any]]) -> list[int]:
-    return [change["seq"] for change in changes]
+def ids(changes: Sequence[dict[str, Any]]) -> list[int]:
+    return [(change.get("record") or change["old_record"])["id"] for change in changes]
 
 
-def ids(kept: Kept) -> list[int]:
-    return [(change["record"] or change["old_record"])["id"] for change in kept.changes]
+def told(changes: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The changes without their positions: which batches there are is each reader's own affair."""
+    return [{**change, "position": None} for change in changes]
 
 
 async def written(notes: asyncpg.Connection, first: int, last: int) -> None:
     """One row for each transaction, and between them some that nobody hears."""
     for number in range(first, last + 1):
-        await notes.execute("insert into notes values ($1, 'ada', 'x')", number)
+        await notes.execute("insert into notes values ($1, $2, 'x')", number, "ab"[number % 2])
         if number % 5 == 0:
             await notes.execute("insert into others values ($1)", number)
 
@@ -67,17 +74,288 @@ async def test_a_channel_resumes_from_every_position_that_it_was_given(
         whole = await subscribed(stream, "notes")
         await written(notes, 1, 10)
         # Larger than a page: read by parts.
-        await notes.execute("insert into notes select n, 'ada', 'x' from generate_series(11, 40) as n")
+        await notes.execute("insert into notes select n, 'a', 'x' from generate_series(11, 40) as n")
         await written(notes, 41, 45)
         await whole.until(lambda: len(whole.changes) == 45)
-        resumed = []
-        for change in whole.changes:
-            resumed.append(await subscribed(stream, "notes", resume=change["position"]))
+        resumed = [await subscribed(stream, "notes", resume=one["position"]) for one in whole.changes]
         await written(notes, 46, 50)
         for after, kept in enumerate(resumed, start=1):
             await kept.until(lambda kept=kept, after=after: len(kept.changes) >= 50 - after)  # type: ignore[misc]
         await whole.until(lambda: len(whole.changes) == 50)
         await arrived(stream)
         for after, kept in enumerate(resumed, start=1):
-            assert kept.changes == whole.changes[after:]
-            assert kept.gaps == []
+            assert told(kept.changes) == told(whole.changes[after:])
+            assert (kept.gaps, kept.losses) == ([], 0)
+
+
+@settings(max_examples=3, deadline=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
+@given(seed=st.integers(0, 100_000), size=st.sampled_from([3, 40, 1000]))
+async def test_clients_that_break_off_anywhere_and_go_on_anywhere_hear_all_once_and_in_order(
+    postgres: str, migrated_template: str, database_names: Iterator[str], seed: int, size: int
+) -> None:
+    name = next(database_names)
+    dsn = databases.create(postgres, name, template=migrated_template)
+    rnd = random.Random(seed)
+    admin = await asyncpg.connect(dsn)
+    await admin.execute("grant select on all tables in schema public to service_role")
+    await admin.execute("alter default privileges grant select on tables to service_role")
+    await admin.execute(SETUP)
+    async with contextlib.AsyncExitStack() as stack:
+        nodes = [await stack.enter_async_context(streaming(dsn, page_size=size)) for _ in range(2)]
+        await nodes[0]._present.catch_up()
+        begin = nodes[0].position
+        clients = [asyncio.create_task(_wander(nodes, random.Random(rnd.random()), begin)) for _ in range(4)]
+        await write(dsn, seed, writers=5, transactions=15)
+        await admin.execute("insert into entries (writer, note) values (-1, 'last')")
+        heard = [await client for client in clients]
+        of = {
+            record["seq"]: record["xid"]
+            for record in await admin.fetch(
+                " union all ".join(
+                    f"select seq, xid::text::bigint as xid from rowcast.outbox_{n}" for n in range(3)
+                )
+            )
+        }
+        for changes in heard:
+            seen = [
+                Seen(of[one["seq"]], one["seq"], one["table"], json.dumps(one["record"])) for one in changes
+            ]
+            assert await faults(admin, seen) == {}
+    await admin.close()
+    databases.drop(postgres, name)
+
+
+async def _wander(nodes: Sequence[Stream], rnd: random.Random, position: str | None) -> list[dict[str, Any]]:
+    """Hear everything, going from node to node in the middle of anything, until the last row came."""
+    heard: list[dict[str, Any]] = []
+    while True:
+        node = rnd.choice(nodes)
+        kept = await subscribed(node, "*", resume=position)
+        some = rnd.choice([0, 1, 5, 50])
+        with contextlib.suppress(TimeoutError):
+            await kept.until(lambda kept=kept, some=some: len(kept.changes) >= some, rnd.random())  # type: ignore[misc]
+        node.unsubscribe(kept.subscriber)
+        assert (kept.gaps, kept.losses) == ([], 0)
+        # Not all that came was looked at.
+        taken = kept.changes[: rnd.randrange(len(kept.changes) + 1)]
+        heard += taken
+        position = heard[-1]["position"] if heard else position
+        if heard and heard[-1]["record"].get("note") == "last":
+            return heard
+
+
+def user(name: str) -> Claims:
+    return Claims("authenticated", 2e9, {"role": "authenticated", "sub": name})
+
+
+async def test_what_is_replayed_is_filtered_and_judged_for_each_as_what_is_live(
+    migrated: str, notes: asyncpg.Connection
+) -> None:
+    await notes.execute("""
+        alter table notes enable row level security;
+        create policy own on notes to authenticated using (owner = auth.jwt() ->> 'sub');
+    """)
+    async with streaming(migrated, page_size=20) as stream:
+        asks = [
+            ({"claims": user("a")}, ()),
+            ({"claims": user("b")}, ()),
+            ({}, ("id=gt.10",)),
+            ({}, ("body=like.x%", "owner=eq.a")),
+            ({"claims": user("a")}, ("body=match.^x",)),
+        ]
+        whole = [await subscribed(stream, "notes", *filters, **more) for more, filters in asks]  # type: ignore[arg-type]
+        start = await subscribed(stream, "notes")
+        await written(notes, 0, 60)
+        await start.until(lambda: len(start.changes) == 61)
+        first = start.changes[0]["position"]
+        resumed = [
+            await subscribed(stream, "notes", *filters, resume=first, **more)  # type: ignore[arg-type]
+            for more, filters in asks
+        ]
+        await arrived(stream)
+        await notes.execute("update notes set body = 'y' where id in (20, 21)")
+        await notes.execute("delete from notes where id > 58")
+        await stream._present.settle()
+        for live, late in zip(whole, resumed, strict=True):
+            missed = [one for one in live.changes if one["seq"] > start.changes[0]["seq"]]
+            assert told(late.changes) == told(missed)
+            assert len(late.changes) > 10
+
+
+@pytest.mark.parametrize("kind", ["unreadable", "history", "future", "retention"])
+async def test_a_position_that_cannot_be_resumed_from_is_a_gap_and_the_channel_hears_the_present(
+    migrated: str, notes: asyncpg.Connection, kind: str
+) -> None:
+    async with streaming(migrated, age=0.0 if kind == "retention" else 3600.0) as stream:
+        first = await subscribed(stream, "notes")
+        await written(notes, 1, 2)
+        await first.until(lambda: len(first.changes) == 2)
+        position = first.changes[0]["position"]
+        place = Position.decode(position)
+        match kind:
+            case "unreadable":
+                position = "no-position"
+            case "history":
+                position = Position(bytes(6), place.start).encode()
+            case "future":
+                position = Position(place.epoch, Snapshot(place.start.xmax + 10**6, ())).encode()
+            case "retention":
+                trimmed = Snapshot(place.start.xmax + 1, ())
+
+                async def is_trimmed() -> bool:
+                    await notes.execute("insert into others select coalesce(max(id), 0) + 1 from others")
+                    return int(await notes.fetchval("select xid::text from rowcast.trimmed")) > trimmed.xmax
+
+                await until(is_trimmed)
+        late = await subscribed(stream, "notes", resume=position)
+        await late.until(lambda: len(late.gaps) == 1)
+        assert (late.gaps[0].reason, late.gaps[0].since) == (kind, position)
+        await written(notes, 3, 3)
+        await late.until(lambda: len(late.changes) == 1)
+        assert ids(late.changes) == [3]
+        # Where it says that the stream goes on is a position as any other.
+        again = await subscribed(stream, "notes", resume=late.gaps[0].position)
+        await again.until(lambda: len(again.changes) == 1)
+        assert ids(again.changes) == [3]
+
+
+async def test_a_replay_goes_on_where_its_connection_was_lost(
+    migrated: str, notes: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Every small part waits, so that there is a middle to break off in.
+    monkeypatch.setattr("rowcast.capture.delivery._SLICE_BYTES", 0)
+    async with streaming(migrated, page_size=10) as stream:
+        first = await subscribed(stream, "notes")
+        await written(notes, 1, 100)
+        await first.until(lambda: len(first.changes) == 100)
+        late = await subscribed(
+            stream, "notes", "id=gt.0", "body=like.x%", resume=first.changes[0]["position"]
+        )
+        for least in (5, 30, 60):
+            await late.until(lambda least=least: len(late.changes) >= least)  # type: ignore[misc]
+            await notes.execute(
+                "select pg_terminate_backend(pid) from pg_stat_activity where application_name ~ 'replay'"
+            )
+        await arrived(stream)
+        assert ids(late.changes) == list(range(2, 101))
+
+
+async def test_a_token_that_comes_during_a_replay_counts_from_then_on(
+    migrated: str, notes: asyncpg.Connection
+) -> None:
+    await notes.execute("""
+        alter table notes enable row level security;
+        create policy own on notes to authenticated using (owner = auth.jwt() ->> 'sub');
+    """)
+    async with streaming(migrated, page_size=10) as stream:
+        first = await subscribed(stream, "notes")
+        await written(notes, 1, 60)
+        await first.until(lambda: len(first.changes) == 60)
+        late = await subscribed(stream, "notes", claims=user("b"), resume=first.changes[0]["position"])
+        bindings = [binding for binding in stream._replays._members[late.subscriber].bindings]
+        assert (await stream.subscribe(late.subscriber, bindings, user("a"))).ok
+        await arrived(stream)
+        await written(notes, 61, 64)
+        await stream._present.settle()
+        heard = ids(late.changes)
+        assert heard == sorted(set(heard))
+        turn = next(place for place, number in enumerate(heard) if number % 2 == 0)
+        assert [number % 2 for number in heard[:turn]] == [1] * turn
+        assert heard[turn:] == list(range(heard[turn], 65, 2))
+
+
+async def test_who_asked_for_it_is_told_of_a_live_gap_and_goes_on_and_others_end(
+    migrated: str, notes: asyncpg.Connection
+) -> None:
+    async with streaming(migrated) as stream:
+        stays = await subscribed(stream, "notes", gap=True)
+        asking = await subscribed(stream, "notes", "body=like.x%", gap=True)
+        ends = await subscribed(stream, "notes")
+        await notes.execute("update rowcast.epoch set value = gen_random_uuid()")
+        for kept in (stays, asking):
+            await kept.until(lambda kept=kept: len(kept.gaps) == 1)  # type: ignore[misc]
+            assert kept.gaps[0].reason == "history"
+        assert ends.losses == 1
+        await written(notes, 1, 1)
+        for kept in (stays, asking):
+            await kept.until(lambda kept=kept: len(kept.changes) == 1)  # type: ignore[misc]
+            late = await subscribed(stream, "notes", resume=kept.gaps[0].position)
+            await late.until(lambda late=late: len(late.changes) == 1)  # type: ignore[misc]
+        assert (stays.losses, asking.losses, ends.changes) == (0, 0, [])
+
+
+async def test_a_crowd_that_comes_back_at_once_is_read_for_together(
+    migrated: str, notes: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    legs: list[int] = []
+    leg = replays.Replays._leg
+
+    async def counted(self: replays.Replays, connection: Any, delivery: Any, group: Any, end: Any) -> int:
+        legs.append(len(group.members))
+        return await leg(self, connection, delivery, group, end)
+
+    monkeypatch.setattr(replays.Replays, "_leg", counted)
+    async with streaming(migrated) as stream:
+        first = await subscribed(stream, "notes")
+        await written(notes, 1, 50)
+        await first.until(lambda: len(first.changes) == 50)
+        position = first.changes[0]["position"]
+        crowd = await asyncio.gather(*(subscribed(stream, "notes", resume=position) for _ in range(30)))
+        await arrived(stream)
+        assert all(ids(one.changes) == list(range(2, 51)) for one in crowd)
+        assert max(legs) > 10
+
+
+class Slow(Kept):
+    """A client that reads nothing for a while."""
+
+    reads = False
+
+    def waiting(self) -> int:
+        return 0 if self.reads else 1 << 20
+
+
+async def test_a_client_that_reads_slowly_goes_on_alone_and_holds_up_nobody(
+    migrated: str, notes: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replays, "_WAIT_SECONDS", 0.01)
+    monkeypatch.setattr(replays, "_FULL", 2000)
+    monkeypatch.setattr(replays, "_LOW", 500)
+    monkeypatch.setattr("rowcast.capture.delivery._SLICE_BYTES", 0)
+    async with streaming(migrated, page_size=10) as stream:
+        first = await subscribed(stream, "notes")
+        await written(notes, 1, 60)
+        await first.until(lambda: len(first.changes) == 60)
+        position = first.changes[0]["position"]
+        slow = Slow()
+        crowd = await asyncio.gather(
+            *(subscribed(stream, "notes", resume=position, kept=kept) for kept in (slow, Kept(), Kept()))
+        )
+        for fast in crowd[1:]:
+            await fast.until(lambda fast=fast: len(fast.changes) == 59)  # type: ignore[misc]
+        assert slow.changes == []
+        slow.reads = True
+        slow.subscriber.lane.flush()
+        await slow.until(lambda: len(slow.changes) == 59)
+        assert ids(slow.changes) == list(range(2, 61))
+
+
+async def test_a_client_that_reads_nothing_during_its_replay_is_cut(
+    migrated: str, notes: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"_WAIT_SECONDS": 0.01, "_STALL_SECONDS": 0.05, "_FULL": 2000, "_LOW": 500}.items():
+        monkeypatch.setattr(replays, name, value)
+    monkeypatch.setattr("rowcast.capture.delivery._SLICE_BYTES", 0)
+    closed = asyncio.Event()
+    slow = Slow()
+    monkeypatch.setattr(slow, "abort", lambda: None)
+    monkeypatch.setattr(slow, "close", lambda code, reason: closed.set() if code == 4008 else None)
+    async with streaming(migrated, page_size=10) as stream:
+        first = await subscribed(stream, "notes")
+        await written(notes, 1, 60)
+        await first.until(lambda: len(first.changes) == 60)
+        await subscribed(stream, "notes", resume=first.changes[0]["position"], kept=slow)
+        async with asyncio.timeout(30):
+            await closed.wait()
+        stream.unsubscribe(slow.subscriber)
+        assert not len(stream._replays)

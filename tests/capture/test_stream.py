@@ -211,10 +211,10 @@ async def test_prepared_transactions_can_be_made_and_are_delivered_once_committe
 async def test_a_change_that_cannot_be_sent_ends_the_channels_that_hear_its_table_and_no_others(
     things: str, monkeypatch: pytest.MonkeyPatch, filter_: str
 ) -> None:
-    def failing(change: Change, view: View) -> bytes:
+    def failing(change: Change, view: View, *, last: bool) -> bytes:
         if change.relation.table == "things":
             raise ValueError("a row that must not reach the log")
-        return encode_data(change, view)
+        return encode_data(change, view, last=last)
 
     monkeypatch.setattr("rowcast.hub.sending.encode_data", failing)
     connection = await asyncpg.connect(things)
