@@ -102,7 +102,9 @@ class Channel:
         if position is None:
             self._fault("subscribed without a position")
         elif self._asked is not None:
-            self.stream.open.resumes += 1
+            stretch = self.stream.open
+            stretch.resumes += 1
+            stretch.resumed_at = len(stretch.heard) if stretch.resumed_at is None else stretch.resumed_at
             if position != self._asked:
                 self._fault("resumed from another position than it asked for")
         elif self.stream.open.heard and self.stream.open.start is None:

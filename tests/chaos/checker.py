@@ -64,7 +64,7 @@ def check(truth: Truth, streams: Iterable[Stream], gaps_allowed: Iterable[str] =
         for fault in stream.faults:
             verdict.add("client", stream.name, fault)
         if not stream.caught_up:
-            verdict.add("stalled", stream.name, "did not reach the end")
+            verdict.add("stalled", stream.name, f"stands at {_stands_at(stream)}")
         for stretch in stream.stretches:
             _Checked(truth, stream, stretch, verdict, last=stretch is stream.stretches[-1]).check()
             if stretch.gap is not None:
@@ -180,8 +180,8 @@ class _Checked:
     def _begins_after(self, event: Event) -> bool:
         """Whether the first change that came says that it lies before: the start was told too early."""
         first = decode(self._stretch.heard[0].position) if self._stretch.heard else None
-        fresh = not self._profile.snapshots and self._stretch.resumes == 0
-        return fresh and first is not None and first.start.sees(event.xid)
+        fresh = not self._profile.snapshots and self._stretch.resumed_at != 0
+        return fresh and first is not None and (first.end or first.start).sees(event.xid)
 
     def _is_due(self, start: Position, event: Event) -> bool:
         # In the batch that a position stands in, the audit cannot tell what lies before it.
@@ -235,17 +235,30 @@ class _Checked:
             before = (xid, change)
 
 
+def _stands_at(stream: Stream) -> str:
+    told = stream.open.positions
+    position = decode(told[-1]) if told else None
+    return "nothing" if position is None else str(position.end or position.start)
+
+
 def _place(expected: Sequence[Event], matched: Mapping[int, int], change: Heard, last: int) -> int | None:
     """Which of the row's events a change is: by its counter, else the next of its kind."""
     alike = [place for place, event in enumerate(expected) if event.kind == change.kind]
     if change.n is not None and change.kind != "TRUNCATE":
         return next((place for place in alike if expected[place].n == change.n), None)
     unmatched = [place for place in alike if place not in matched]
-    later = next((place for place in unmatched if place > last), None)
-    if later is not None:
-        return later
+    later = [place for place in unmatched if place > last]
+    position = decode(change.position)
+    fitting = [place for place in later if _in_batch(position, expected[place].xid)]
     # An earlier one is out of order, and one that was told already is a repetition.
-    return next(iter(unmatched or alike[-1:]), None)
+    return next(iter(fitting or later or unmatched or alike[-1:]), None)
+
+
+def _in_batch(position: Position | None, xid: int) -> bool:
+    """Whether a change with this position can be of that transaction."""
+    if position is None or position.end is None:
+        return position is not None and position.start.sees(xid)
+    return position.end.sees(xid) and not position.start.sees(xid)
 
 
 def _ended_before(older: Heard, newer: Heard) -> bool:

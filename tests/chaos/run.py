@@ -138,7 +138,7 @@ class Run:
             target = await audit.settle(connection)
         finally:
             await connection.close()
-        self._say("        quiet")
+        self._say(f"        quiet, at {target}")
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_SETTLING):
                 while not party.caught_up(target):  # noqa: ASYNC110

@@ -102,13 +102,15 @@ class Heard:
 @dataclass(slots=True)
 class Stretch:
     """``start`` is None until it is known; ``rows`` are a snapshot's, by entry; ``beats`` the positions of
-    heartbeats, with how much had been heard by then. ``ended_at`` is the position that a gap left behind."""
+    heartbeats, with how much had been heard by then. ``ended_at`` is the position that a gap left behind,
+    ``resumed_at`` how much had been heard at the first resume."""
 
     start: str | None = None
     rows: dict[int, list[Row]] = field(default_factory=lambda: defaultdict(list))
     heard: list[Heard] = field(default_factory=list)
     beats: list[tuple[int, str]] = field(default_factory=list)
     resumes: int = 0
+    resumed_at: int | None = None
     ended_at: str | None = None
     gap: str | None = None
 
