@@ -197,6 +197,9 @@ class Channel:
         ``save_every=None`` only the first position is saved, and the rest is for your callbacks to save.
         """
         check(resume, key, save_every)
+        if self._listeners.group and not self._listeners.bindings:
+            why = f"channel {self.name!r} listens to transactions of nothing"
+            raise UsageError(why, hint="on('transaction', {'table': 'todos'}, callback)")
         if resume is not None and self._rows:
             why = f"channel {self.name!r} has rows(), which begin with a snapshot"
             raise UsageError(why, hint="leave resume out, or use another channel")

@@ -338,6 +338,8 @@ def test_what_cannot_be_meant_is_refused(heard: Any) -> None:
     ):
         with pytest.raises(UsageError):
             wrong()
+    with pytest.raises(UsageError):
+        client.channel("b").on("transaction", print).subscribe()
     channel.rows("b")
     with pytest.raises(UsageError):
         channel.subscribe(resume=Shelf())

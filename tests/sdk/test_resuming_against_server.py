@@ -1,6 +1,7 @@
 """Going on where one was, against the real server and a real Postgres."""
 
 import asyncio
+import signal
 from typing import Any
 
 import asyncpg
@@ -46,7 +47,7 @@ async def test_what_is_written_while_the_server_is_away_is_heard_once(server: An
         await channel.subscribe()
         await write(server.database, insert(1, 2))
         assert [change.new["id"] for change in await take(changes, 4)] == [1, 1, 2, 2]
-        await server.stop()
+        await server.stop(signal.SIGKILL)
         await write(server.database, insert(3, 4))
         await server.start()
         await channel.subscribe()

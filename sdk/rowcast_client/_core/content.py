@@ -39,7 +39,7 @@ class Content:
         indices = self._place.fresh(mark.seq, self._those(change.ids))
         self._place.position = mark.position or self._place.position
         if indices:
-            yield Deliver(self._topic, indices, bytes(change.data), mark.seq, mark.position)
+            yield Deliver(self._topic, tuple(sorted(indices)), bytes(change.data), mark.seq, mark.position)
 
     def _part(self, frame: Frame) -> Want:
         part = decode_transaction(frame.payload)

@@ -71,17 +71,17 @@ class Place:
         self.position = position
         return True
 
-    def fresh(self, seq: int | None, indices: Collection[int]) -> tuple[int, ...]:
+    def fresh(self, seq: int | None, indices: set[int]) -> set[int]:
         """Those of the bindings that have not heard of this change; they have now."""
         self._heard = True
-        self._pending.clear()
-        if seq is None:
-            return tuple(sorted(indices))
-        if seq != self._seq:
-            self._seq, self._seen = seq, set()
-        new = sorted(set(indices) - self._seen)
-        self._seen.update(new)
-        return tuple(new)
+        if self._pending:  # no change comes before the last batch
+            self._pending.clear()
+        if seq is None or seq != self._seq:
+            self._seq, self._seen = seq, indices
+            return indices
+        new = indices - self._seen
+        self._seen = self._seen | new
+        return new
 
     def part(self, seqs: Collection[int | None], last: bool) -> list[bool]:
         """A part of a transaction with these changes: which of them are new."""
