@@ -66,7 +66,7 @@ begin
   for old in
     select p.oid::regprocedure from pg_catalog.pg_proc as p
     where p.pronamespace = 'rowcast'::regnamespace
-      and (p.proname in ('changed_rows', 'capture_function') and p.pronargs = 3 or p.proname = 'kept_functions')
+      and p.proname in ('changed_rows', 'capture_function', 'kept_functions')
   loop
     execute format('drop function %s', old);
   end loop;
@@ -74,21 +74,21 @@ end $$;
 
 -- Where the rows of a trigger come from: a query of (op, new, old). Under a row filter, with the meaning that logical
 -- replication gives it: a row that passes only before an update leaves, one that passes only after it comes.
--- `json` is the function that makes a row's.
-create or replace function rowcast.changed_rows(event text, way text, filter text, json text) returns text
+-- `writer` is the function that makes the JSON of a row.
+create or replace function rowcast.changed_rows(event text, way text, filter text, writer text) returns text
 language sql immutable set search_path = pg_catalog, pg_temp as $$
   with images as (
     select coalesce('case when ' || filter || ' then ' || made || ' end', made) as image, made,
            case when way = 'row' then '(select new.*)' else 'rowcast_new' end as come,
            case when way = 'row' then '(select old.*)' else 'rowcast_old' end as gone
-    from (values (json || '(i.*)::text')) as i (made)
+    from (values (writer || '(i.*)::text')) as i (made)
   )
   select case
     when event = 'truncate' then $q$ select 'T'::"char" as op, null::text as new, null::text as old $q$
     when filter is null and way = 'row' then format(
       $q$ select %L::"char" as op, %s::text as new, %s::text as old $q$, upper(left(event, 1)),
-      case when event = 'delete' then 'null' else json || '(new)' end,
-      case when event = 'insert' then 'null' else json || '(old)' end)
+      case when event = 'delete' then 'null' else writer || '(new)' end,
+      case when event = 'insert' then 'null' else writer || '(old)' end)
     when event = 'insert' then format(
       $q$ select 'I'::"char" as op, %s as new, null::text as old from %s as i where %s $q$,
       made, come, coalesce(filter, 'true'))
