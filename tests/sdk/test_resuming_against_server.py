@@ -124,3 +124,25 @@ async def test_rows_that_leave_a_truncate_and_whole_transactions_are_told(server
         one, two = await take(transactions, 2)
         assert [change.eventType for change in one.changes + two.changes] == kinds
         assert (len(one.changes), one.last, channel.position) == (3, True, two.position)
+
+
+async def test_a_transaction_of_many_parts_is_whole_though_it_is_cut_off(todos: str, serve: Any) -> None:
+    server = await serve(todos, ROWCAST_MAX_CHANGE="16KB")
+    parts: list[Transaction] = []
+    done = asyncio.Event()
+    client = create_client(server.url, server.token(), retry=SOON)
+
+    def on_part(part: Transaction) -> None:
+        parts.append(part)
+        if len(parts) in (2, 5) and client._link._socket is not None:
+            client._link._socket.transport.abort()
+        if part.last:
+            done.set()
+
+    async with client:
+        await client.channel("todos").on("transaction", {"table": "todos"}, on_part).subscribe()
+        await write(server.database, insert(1, 2000))
+        async with asyncio.timeout(30):
+            await done.wait()
+    assert [change.new["id"] for part in parts for change in part.changes] == list(range(1, 2001))
+    assert [part.last for part in parts] == [False] * (len(parts) - 1) + [True]
