@@ -315,12 +315,9 @@ class Channel:
                 await self._deliver(item)
             case Advance(_, position):
                 await self._passed(position)
-            case Miss(_, gap):
-                if not self._listeners.gaps:
-                    self._client._report(GapError(gap, self.name))
-                if await self._deliver(item):
-                    await self._passed(gap.position)
-            case Part(position=position) | Batch(position=position):
+            case Part(position=position) | Batch(position=position) | Miss(position=position):
+                if isinstance(item, Miss) and not self._listeners.gaps:
+                    self._client._report(GapError(item.gap, self.name))
                 if await self._deliver(item):
                     await self._passed(position)
             case Deliver():

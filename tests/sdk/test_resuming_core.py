@@ -275,12 +275,14 @@ def test_a_gap_takes_a_new_snapshot_and_what_has_none_is_told_of_a_cut_in_it() -
     client.hear(3)
     (miss,) = client.of(Miss)
     assert miss.gap == Gap("retention", "3", "4", "Changes are missing")
+    assert miss.position is None  # from there on the rows would be missing
     client.cut()
     client.wait()
     assert client.resumed is None
     client.hear()
     left = client.of(Miss)[1].gap
     assert (left.reason, left.from_position, left.position) == ("snapshot", "4", "4")
+    assert client.of(Miss)[1].position is None
     assert fold(client.told, 1) == origin.table
 
 
@@ -365,4 +367,4 @@ def test_a_gap_is_no_refusal_and_may_come_before_the_confirmation() -> None:
     assert client.resumed == "0"
     client.hear()
     assert [type(want) for want in client.told if not hasattr(want, "payload")] == [Miss, Notify]
-    assert client.of(Notify)[0].position == "1"
+    assert client.of(Notify)[0].position == client.of(Miss)[0].position == "1"

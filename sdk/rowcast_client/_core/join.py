@@ -325,7 +325,8 @@ class Join:
         asked = gap.get("from")
         asked = asked if isinstance(asked, str) else self.place.position
         self.place.missed(position)
-        return Miss(self.topic, Gap(str(gap.get("reason")), asked, position, message))
+        gone = Gap(str(gap.get("reason")), asked, position, message)
+        return Miss(self.topic, gone, self.place.reached)
 
     def _degraded(self, error: JoinError) -> Iterator[Want]:
         """Something of the channel does not work; the channel stays."""
@@ -349,10 +350,9 @@ class Join:
         self._move(Phase.SUBSCRIBED, None)
         self._failing = False
         gap = self.place.subscribed(position)
-        reached = self.place.position if self.place.settled else None
-        yield Notify(self.topic, SubscribeStatus.SUBSCRIBED, position=reached)
+        yield Notify(self.topic, SubscribeStatus.SUBSCRIBED, position=self.place.reached)
         if gap is not None:
-            yield Miss(self.topic, gap)
+            yield Miss(self.topic, gap, self.place.reached)
 
     def _failed(self, status: SubscribeStatus, error: RowcastError, now: float) -> Iterator[Want]:
         # What the server may still hold of this join is given back before the next one.

@@ -36,11 +36,16 @@ class Place:
         """Whether no snapshot is on its way."""
         return not self._pending
 
+    @property
+    def reached(self) -> str | None:
+        """The position, if a later join may go on from it."""
+        return self.position if self.settled else None
+
     def join(self, snapshots: Iterable[int], bindings: int) -> str | None:
         """A join is sent, with so many bindings, of which these want a snapshot: where to resume."""
         self._snapshots, self._heard = frozenset(snapshots), False
         self._begun.clear()
-        resume = self.position if self.settled else None
+        resume = self.reached
         if resume is None:
             if len(self._snapshots) < bindings:
                 self._left = self.position or self._left

@@ -99,10 +99,11 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Miss:
-    """Changes are missing here."""
+    """Changes are missing here. ``position`` is where it goes on; None while a snapshot is to come."""
 
     topic: str
     gap: Gap
+    position: str | None
 
 
 @dataclass(frozen=True, slots=True)
