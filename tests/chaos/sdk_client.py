@@ -61,7 +61,7 @@ class SdkChannel:
     def _changes(self, number: int) -> Any:
         def on_change(change: Change) -> None:
             self._messages += 1
-            self._keep(change, number, whole=True)
+            self._keep(change, number, change.position)
 
         return on_change
 
@@ -69,9 +69,10 @@ class SdkChannel:
         self._messages += 1
         tables = [entry.table for entry in self.profile.entries]
         for change in transaction.changes:
-            self._keep(change, tables.index(change.table), whole=transaction.last)
+            number = tables.index(change.table)
+            self._keep(change, number, transaction.position, whole=transaction.last)
 
-    def _keep(self, change: Change, number: int, *, whole: bool) -> None:
+    def _keep(self, change: Change, number: int, position: str | None, *, whole: bool = True) -> None:
         self._begun().heard.append(
             Heard(
                 kind=change.eventType,
@@ -82,7 +83,7 @@ class SdkChannel:
                 seq=change.seq or 0,
                 commit=str(change.commit_timestamp),
                 message=self._messages,
-                position=change.position or "",
+                position=position or "",
                 whole=whole,
                 at=time.monotonic(),
             )
