@@ -134,7 +134,9 @@ def test_each_channel_is_told_what_left_it_and_what_it_did_not_ask_for_never(
         assert all(asked.get(type_, True) for type_ in types)
         one.lane.end()
         subscriptions.detach(one.subscriber)
-    assert not any((subscriptions._leaves, subscriptions._groups, subscriptions._listeners))
+    assert not any(
+        (subscriptions._leaves, subscriptions._groups, subscriptions._early, subscriptions._listeners)
+    )
     loop.close()
 
 

@@ -1,4 +1,4 @@
-"""Whom a change goes to, of those whose filters were looked at: one message for each `select` of a channel.
+"""Whom a change goes to, as messages: one for each `select` of a channel.
 
 Runs on the event loop only; nothing here waits.
 """
@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Iterator
 
 from rowcast.hub.feed import Subscriber
 from rowcast.hub.matching import Audience, Listeners, Select
+from rowcast.hub.places import Place, places_of
 from rowcast.hub.sending import Sending
 from rowcast.model.binding import WILDCARD, Binding
 from rowcast.model.change import Op
@@ -20,13 +21,11 @@ _Ids = dict[Subscriber, dict[Select, list[int]]]
 
 def hears(binding: Binding, op: Op) -> bool:
     """Whether a binding is for changes of this kind."""
-    match op:
-        case Op.TRUNCATE:
-            return binding.truncate and binding.event == WILDCARD
-        case Op.LEAVE:
-            return binding.leave and binding.event in (WILDCARD, Op.UPDATE)
-        case _:
-            return binding.event in (WILDCARD, op)
+    if op is Op.LEAVE:
+        return binding.leave and binding.event in (WILDCARD, Op.UPDATE)
+    if op is Op.TRUNCATE:
+        return binding.truncate and binding.event == WILDCARD
+    return binding.event == WILDCARD or binding.event == op
 
 
 def select_of(binding: Binding) -> Select:
@@ -48,6 +47,25 @@ def audience_of(subscriber: Subscriber, ids: Iterable[int], select: Select, *, l
     )
 
 
+def grouped_by(
+    subscriber: Subscriber, bindings: Iterable[Binding]
+) -> Iterator[tuple[tuple[Place, Op], Audience]]:
+    """Where a subscriber that is grouped stands, and among whom: one message for each `select`."""
+    by_place: dict[Place, list[Binding]] = {}
+    for binding in bindings:
+        by_place.setdefault((binding.schema, binding.table), []).append(binding)
+    ids: dict[tuple[Place, Op], dict[Select, list[int]]] = {}
+    for place in by_place:
+        for binding in (binding for one in places_of(*place) for binding in by_place.get(one, ())):
+            for op in Op:
+                if hears(binding, op):
+                    by_select = ids.setdefault((place, op), {})
+                    by_select.setdefault(select_of(binding), []).append(binding.id)
+    for (place, op), by_select in ids.items():
+        for number, (select, of) in enumerate(by_select.items(), start=1):
+            yield (place, op), audience_of(subscriber, of, select, last=number == len(by_select))
+
+
 def found(hits: Iterable[Hit], op: Op, sending: Sending) -> Iterator[Message]:
     """Who hears of a change by these hits. A channel has its last message about it last."""
     ids: _Ids = {}
@@ -61,7 +79,8 @@ def found(hits: Iterable[Hit], op: Op, sending: Sending) -> Iterator[Message]:
         for subscriber, its in listeners.among.items():
             if (role is None or role == its) and sending.hears(its, binding):
                 _add(ids, subscriber, binding)
-    yield from _messages(ids)
+    if ids:
+        yield from _messages(ids)
 
 
 def found_leaving(

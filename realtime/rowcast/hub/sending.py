@@ -46,7 +46,9 @@ class Sending:
     ) -> None:
         self._change, self._may_read, self._sees = change, may_read, sees
         self._limit, self._counts, self._transactions = limit, counts, transactions
-        self._data: dict[tuple[View | None, bool], bytes] = {}
+        self._data: dict[View | None, bytes] = {}
+        #: The same for who is sent more about the change.
+        self._early: dict[View | None, bytes] = {}
         self._reduced: dict[tuple[View, bool], bytes] = {}
         self._readings: dict[str, Reading | None] = {}
 
@@ -92,8 +94,10 @@ class Sending:
             self._push(audience, members, View(audience.select, reading.hidden, key) if key else None)
         elif not self._is_judged(reading):
             self._push(audience, members, View(audience.select, reading.hidden))
-        else:
+        elif self._change.op is not Op.LEAVE:
             self._send_judged(audience, members, reading.hidden)
+        elif whole := [subscriber for subscriber in members if self.shows(subscriber)]:
+            self._push(audience, whole, View(audience.select, reading.hidden))
 
     def _send_judged(
         self, audience: Audience, members: Collection[Subscriber], hidden: frozenset[str]
@@ -101,10 +105,9 @@ class Sending:
         """Who may see the new row, and not the one before it, is shown nothing of that."""
         whole: list[Subscriber] = []
         new: list[Subscriber] = []
-        leaves = self._change.op is Op.LEAVE
         for subscriber in members:
             seen = self._sees.get(subscriber.subject)
-            if seen is not None and (seen.old if leaves else seen.row):
+            if seen is not None and seen.row:
                 (whole if seen.old else new).append(subscriber)
         self._counts.hidden += len(members) - len(whole) - len(new)
         if whole:
@@ -132,22 +135,18 @@ class Sending:
             subscriber.lane.push(frame)
 
     def _message(self, audience: Audience, view: View | None) -> bytes:
-        change, key = self._change, (view, audience.last)
-        data = self._data.get(key)
+        change, last = self._change, audience.last
+        known = self._data if last else self._early
+        data = known.get(view)
         if data is None:
-            data = (
-                encode_keyless(change, last=audience.last)
-                if view is None
-                else encode_data(change, view, last=audience.last)
-            )
-            self._data[key] = data
+            data = encode_keyless(change, last=last) if view is None else encode_data(change, view, last=last)
+            known[view] = data
         message = self._wrap(audience, data)
         if view is None or self._fits(audience, message):
             return message
-        reduced = self._reduced.get((view, audience.last))
+        reduced = self._reduced.get((view, last))
         if reduced is None:
-            reduced = encode_reduced(change, view, last=audience.last)
-            self._reduced[view, audience.last] = reduced
+            reduced = self._reduced[view, last] = encode_reduced(change, view, last=last)
         return self._wrap(audience, reduced)
 
     def _fits(self, audience: Audience, message: bytes) -> bool:

@@ -12,8 +12,18 @@ from typing import Final, TypeVar
 
 from rowcast.hub.counts import Counts
 from rowcast.hub.feed import Subscriber
-from rowcast.hub.finding import Hit, Message, audience_of, found, found_leaving, hears, not_shown, select_of
-from rowcast.hub.matching import AnswersByRole, Audience, FilterIndex, Listeners, Select
+from rowcast.hub.finding import (
+    Hit,
+    Message,
+    audience_of,
+    found,
+    found_leaving,
+    grouped_by,
+    hears,
+    not_shown,
+    select_of,
+)
+from rowcast.hub.matching import AnswersByRole, Audience, FilterIndex, Listeners
 from rowcast.hub.places import Place, cross, narrower, places_of
 from rowcast.hub.sending import NO_SEES, MayRead, Sees, Sending
 from rowcast.hub.transactions import Transactions
@@ -28,8 +38,7 @@ K = TypeVar("K")
 Predicates = Mapping[int, Predicate]
 
 _NO_ANSWERS: Final[AnswersByRole] = {}
-#: Where subscribers that are grouped stand; those who are sent nothing else about a change apart.
-_Spot = tuple[Place, Op, bool]
+_Groups = dict[tuple[Place, Op], dict[Audience, dict[Subscriber, None]]]
 
 
 @dataclass(slots=True)
@@ -48,7 +57,9 @@ class Subscriptions:
     version: int = 0
     _entries: dict[Subscriber, _Entry] = field(default_factory=dict)
     _by_place: dict[Place, dict[Subscriber, None]] = field(default_factory=dict)
-    _groups: dict[_Spot, dict[Audience, dict[Subscriber, None]]] = field(default_factory=dict)
+    _groups: _Groups = field(default_factory=dict)
+    # The same of what is sent to them before their last message about a change.
+    _early: _Groups = field(default_factory=dict)
     # Of those that are grouped, who has a broader name as well.
     _narrower: dict[Place, dict[Subscriber, None]] = field(default_factory=dict)
     _listeners: dict[Place, dict[Binding, Listeners]] = field(default_factory=dict)
@@ -87,8 +98,9 @@ class Subscriptions:
             if hears(binding, Op.LEAVE):
                 self._leaves.setdefault(place, {})[subscriber] = None
         if grouped:
-            for spot, audience in _audiences(subscriber, entry):
-                self._groups.setdefault(spot, {}).setdefault(audience, {})[subscriber] = None
+            for spot, audience in grouped_by(subscriber, entry.bindings):
+                groups = self._groups if audience.last else self._early
+                groups.setdefault(spot, {}).setdefault(audience, {})[subscriber] = None
             for place in narrower(bindings):
                 self._narrower.setdefault(place, {})[subscriber] = None
         else:
@@ -109,10 +121,11 @@ class Subscriptions:
             for binding in dict.fromkeys(entry.bindings):
                 self._unlisten(binding, subscriber)
             return
-        for spot, audience in _audiences(subscriber, entry):
-            _take_out(self._groups[spot], audience, subscriber)
-            if not self._groups[spot]:
-                del self._groups[spot]
+        for spot, audience in grouped_by(subscriber, entry.bindings):
+            groups = self._groups if audience.last else self._early
+            _take_out(groups[spot], audience, subscriber)
+            if not groups[spot]:
+                del groups[spot]
         for place in narrower(entry.bindings):
             _take_out(self._narrower, place, subscriber)
 
@@ -279,7 +292,7 @@ class Subscriptions:
     def heard(self, relation: Relation, op: Op) -> bool:
         """Whether anyone may want changes of this kind."""
         places = places_of(relation.schema, relation.table)
-        return any((place, op, True) in self._groups or place in self._listeners for place in places)
+        return any((place, op) in self._groups or place in self._listeners for place in places)
 
     def publish(
         self,
@@ -298,10 +311,11 @@ class Subscriptions:
                 sending.send(audience, members)
             return
         left = self._sending(leave, may_read, sees)
-        for audience, members in self._grouped(leave):
+        places = places_of(change.relation.schema, change.relation.table)
+        for audience, members in self._grouped(places, Op.LEAVE):
             if gone := not_shown(audience.role, members, sending):
                 left.send(audience, gone)
-        for audience, members in self._grouped(change):
+        for audience, members in self._grouped(places, Op.UPDATE):
             sending.send(audience, members)
         old, new = self._hits(leave, left_answers), self._hits(change, answers)
         for one, (audience, members) in found_leaving(old, new, left, sending):
@@ -337,15 +351,20 @@ class Subscriptions:
 
     def _audiences_of(self, change: Change, answers: AnswersByRole, sending: Sending) -> Iterator[Message]:
         """Who asked for a change, by what they are sent. A subscriber may be in several."""
-        yield from self._grouped(change)
-        yield from found(self._hits(change, answers), change.op, sending)
+        places = places_of(change.relation.schema, change.relation.table)
+        if self._groups:
+            yield from self._grouped(places, change.op)
+        if self._listeners and any(place in self._listeners for place in places):
+            yield from found(self._hits(change, answers), change.op, sending)
 
-    def _grouped(self, change: Change) -> Iterator[Message]:
+    def _grouped(self, places: Iterable[Place], op: Op) -> Iterator[Message]:
         """The same of those that are grouped."""
         served: list[Mapping[Subscriber, None]] = []
-        for place in places_of(change.relation.schema, change.relation.table):
-            for last in (False, True):
-                for audience, members in self._groups.get((place, change.op, last), {}).items():
+        for place in places:
+            for groups in (self._early, self._groups) if self._early else (self._groups,):
+                if (audiences := groups.get((place, op))) is None:
+                    continue
+                for audience, members in audiences.items():
                     rest: Collection[Subscriber] = members
                     for those in served:
                         rest = [subscriber for subscriber in rest if subscriber not in those]
@@ -356,13 +375,12 @@ class Subscriptions:
 
     def _hits(self, change: Change, answers: AnswersByRole) -> Iterator[Hit]:
         """The listeners that a change is for, whatever they hear."""
+        if change.op is not Op.TRUNCATE:
+            return self.index(change.relation).matches(row_of(change), answers)
         places = places_of(change.relation.schema, change.relation.table)
-        if change.op is Op.TRUNCATE:
-            for place in places:
-                for listeners in self._listeners.get(place, {}).values():
-                    yield listeners, None
-        elif any(place in self._listeners for place in places):
-            yield from self.index(change.relation).matches(row_of(change), answers)
+        return (
+            (listeners, None) for place in places for listeners in self._listeners.get(place, {}).values()
+        )
 
 
 def _take_out(kept: dict[K, dict[Subscriber, None]], key: K, subscriber: Subscriber) -> None:
@@ -372,21 +390,3 @@ def _take_out(kept: dict[K, dict[Subscriber, None]], key: K, subscriber: Subscri
         members.pop(subscriber, None)
         if not members:
             del kept[key]
-
-
-def _audiences(subscriber: Subscriber, entry: _Entry) -> Iterator[tuple[_Spot, Audience]]:
-    """Where a subscriber that is grouped stands, and among whom: one message for each `select`."""
-    by_place: dict[Place, list[Binding]] = {}
-    for binding in entry.bindings:
-        by_place.setdefault((binding.schema, binding.table), []).append(binding)
-    ids: dict[tuple[Place, Op], dict[Select, list[int]]] = {}
-    for place in by_place:
-        for binding in (binding for one in places_of(*place) for binding in by_place.get(one, ())):
-            for op in Op:
-                if hears(binding, op):
-                    by_select = ids.setdefault((place, op), {})
-                    by_select.setdefault(select_of(binding), []).append(binding.id)
-    for (place, op), by_select in ids.items():
-        for number, (select, of) in enumerate(by_select.items(), start=1):
-            last = number == len(by_select)
-            yield (place, op, last), audience_of(subscriber, of, select, last=last)

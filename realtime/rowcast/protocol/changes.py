@@ -46,11 +46,12 @@ def encode_reduced(change: Change, view: View = _EVERYTHING, *, last: bool = Tru
 
 def encode_message(data: bytes, topic: str, ids: Sequence[int], version: Version) -> bytes:
     """The whole message for subscribers of ``topic`` whose bindings ``ids`` match."""
-    return encode_event("postgres_changes", topic, version, encode_part(data, ids))
+    numbers = ",".join(map(str, ids)).encode()
+    return encode_event("postgres_changes", topic, version, b'{"data":', data, b',"ids":[', numbers, b"]}")
 
 
 def encode_part(data: bytes, ids: Sequence[int]) -> bytes:
-    """The payload of that message, or a change of a whole transaction."""
+    """The payload of that message, as one change of a transaction."""
     numbers = ",".join(map(str, ids)).encode()
     return b"".join((b'{"data":', data, b',"ids":[', numbers, b"]}"))
 
