@@ -11,8 +11,9 @@ from statistics import median
 import asyncpg
 
 from rowcast.auth.access import Access
-from rowcast.auth.visibility import Visibility
+from rowcast.auth.visibility import SEARCH_PATH, Visibility
 from rowcast.capture.retention import Retention
+from rowcast.capture.snapshots import Snapshots
 from rowcast.capture.stream import Stream
 from rowcast.capture.watching import watch
 from rowcast.db.migrations import migrate
@@ -123,6 +124,7 @@ async def _streaming(dsn: str) -> AsyncIterator[Stream]:
         visibility=Visibility([ROLE], seconds=30.0, limit=_SECONDS),
         retention=Retention(age=3600.0, size=1 << 30, lease=3600),
         filter_timeout=5.0,
+        snapshots=Snapshots(dsn, search_path=SEARCH_PATH),
     )
     async with asyncio.TaskGroup() as tasks:
         running = tasks.create_task(stream.run())

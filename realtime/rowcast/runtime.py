@@ -17,8 +17,9 @@ from rowcast.auth.apikeys import parse_api_keys
 from rowcast.auth.channels import Channels
 from rowcast.auth.jwks import Jwks
 from rowcast.auth.tokens import Verifier
-from rowcast.auth.visibility import Visibility
+from rowcast.auth.visibility import SEARCH_PATH, Visibility
 from rowcast.capture.retention import Retention
+from rowcast.capture.snapshots import Snapshots
 from rowcast.capture.stream import Stream
 from rowcast.db.opening import Opening
 from rowcast.db.pool import create_pool
@@ -76,6 +77,13 @@ async def running(settings: Settings, *, wait: bool = True) -> AsyncIterator[Run
             unlogged=settings.unlogged_outbox,
         ),
         filter_timeout=settings.filter_timeout,
+        snapshots=Snapshots(
+            settings.direct_dsn,
+            search_path=SEARCH_PATH,
+            seconds=settings.snapshot_timeout,
+            most=settings.max_snapshots,
+            limit=settings.max_change,
+        ),
     )
     jwks = None if settings.jwks is None else Jwks(settings.jwks.get_secret_value())
     stopping = Stopping()

@@ -7,8 +7,9 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 from rowcast.auth.access import Access
-from rowcast.auth.visibility import Visibility
+from rowcast.auth.visibility import SEARCH_PATH, Visibility
 from rowcast.capture.retention import Retention
+from rowcast.capture.snapshots import Snapshots
 from rowcast.capture.stream import Stream
 from rowcast.db.pool import create_pool
 from rowcast.hub.feed import Gap, Subscriber
@@ -94,6 +95,7 @@ async def streaming(
         page_size=page_size,
         patience=patience,
         filter_timeout=filter_timeout,
+        snapshots=Snapshots(dsn, search_path=SEARCH_PATH),
     )
     async with asyncio.TaskGroup() as tasks:
         running = tasks.create_task(stream.run(pooled=pooled))

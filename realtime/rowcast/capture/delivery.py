@@ -76,7 +76,7 @@ class Delivery:
             Judging(visibility, means.connect_judge),
             means.costs,
         )
-        self.moves = Moves(audiences, self.questions, wake, lose_asking)
+        self.moves = Moves(audiences, self.questions, wake, lose_asking, self.here_of)
         self.readiness = Readiness(means.rights, visibility, audiences, self.moves, means.filters)
         self._handed: tuple[Page, Order] | None = None
         #: The maxseq of the transaction that is being handed out.

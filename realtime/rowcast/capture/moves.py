@@ -1,10 +1,12 @@
-"""Who begins to ask Postgres: moved by the reader, while no change waits for an answer.
+"""Subscribers are attached by the reader, between two batches: each hears all from a position on.
 
-Until then such a subscriber was sent each change at once; what waits would be sent to it again.
+Who begins to ask Postgres is moved while no change waits for an answer. Until then it was sent each change at
+once; what waits would be sent to it again.
 """
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from rowcast.capture.audiences import Audiences
@@ -13,13 +15,27 @@ from rowcast.hub.feed import Subscriber
 from rowcast.hub.subscriptions import Predicates
 from rowcast.model.binding import Binding
 from rowcast.model.claims import Subject
+from rowcast.model.position import Position
 
 #: So long the reader waits for answers.
 _WAIT_SECONDS: Final = 5.0
 
 
+@dataclass(frozen=True, slots=True)
+class _Move:
+    """A subscriber to be attached. ``done`` gets the position from which it hears."""
+
+    subscriber: Subscriber
+    bindings: Sequence[Binding]
+    subject: Subject
+    ready: Mapping[Binding, Predicates]
+    judged: bool
+    done: asyncio.Future[str | None]
+
+
 class Moves:
-    """Moves that are wanted. ``wake`` wakes the reader; ``lose`` tells who asks that changes are missing."""
+    """Moves that are wanted. ``wake`` wakes the reader; ``lose`` tells who asks that changes are missing;
+    ``here`` says up to where a subscriber was handed out to."""
 
     def __init__(
         self,
@@ -27,9 +43,11 @@ class Moves:
         questions: Questions,
         wake: asyncio.Event,
         lose: Callable[[str], None],
+        here: Callable[[Subscriber], Position | None],
     ) -> None:
         self._audiences, self._questions, self._wake, self._lose = audiences, questions, wake, lose
-        self._wanted: list[tuple[Callable[[], None], asyncio.Future[None]]] = []
+        self._here = here
+        self._wanted: list[_Move] = []
 
     async def attach(
         self,
@@ -39,20 +57,12 @@ class Moves:
         ready: Mapping[Binding, Predicates],
         *,
         judged: bool = False,
-    ) -> None:
-        """Attach a subscriber: at once, or by the reader's hand."""
-
-        def attach() -> None:
-            if not subscriber.gone:
-                self._audiences.attach(subscriber, bindings, subject, ready, judged=judged)
-
-        if not self._audiences.moves(subscriber, bindings, ready, judged=judged):
-            attach()
-            return
-        done = asyncio.get_running_loop().create_future()
-        self._wanted.append((attach, done))
+    ) -> str | None:
+        """Attach a subscriber between two batches. Returns the position from which it hears."""
+        done: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
+        self._wanted.append(_Move(subscriber, bindings, subject, ready, judged, done))
         self._wake.set()
-        await done
+        return await done
 
     async def attach_again(self, subscribers: Sequence[Subscriber], *, judged: bool = False) -> None:
         """For the reader: these have to ask from now on, or have rows judged."""
@@ -63,18 +73,26 @@ class Moves:
                     self._audiences.attach(subscriber, *heard, judged=judged)
 
     async def make(self) -> None:
-        """For the reader: make the moves that are wanted."""
-        if self._wanted:
+        """For the reader, between two batches: make the moves that are wanted."""
+        if any(
+            self._audiences.moves(one.subscriber, one.bindings, one.ready, judged=one.judged)
+            for one in self._wanted
+        ):
             await self._quiet()
-            self.finish()
+        self.finish()
 
     def finish(self) -> None:
         """The same where no change waits, or those that did were forgotten."""
         wanted, self._wanted = self._wanted, []
-        for attach, done in wanted:
-            if not done.done():
-                attach()
-                done.set_result(None)
+        for one in wanted:
+            if one.done.done():
+                continue
+            if not one.subscriber.gone:
+                self._audiences.attach(
+                    one.subscriber, one.bindings, one.subject, one.ready, judged=one.judged
+                )
+            here = self._here(one.subscriber)
+            one.done.set_result(None if here is None else here.encode())
 
     async def _quiet(self) -> None:
         """Wait until no change waits: the reader alone puts them there, and it waits here."""

@@ -47,6 +47,10 @@ _IDLE_SECONDS: Final = 60.0
 log = structlog.get_logger("rowcast.replays")
 
 
+#: Before a member has a place.
+NOWHERE: Final = Position(b"", Snapshot(0, ()))
+
+
 @dataclass(eq=False, slots=True)
 class Member:
     """A channel that resumes: what it is subscribed to, and where it stands.
@@ -60,7 +64,7 @@ class Member:
     ready: Mapping[Binding, Predicates]
     judged: bool
     accepted: Mapping[Binding, Accepted]
-    place: Position
+    place: Position = NOWHERE
     at: Delivery | None = None
 
 
@@ -120,8 +124,16 @@ class Replays:
 
     def add(self, member: Member) -> None:
         """Take a member in. Its place is covered by the present, and of the same history."""
+        self.hold(member)
+        self.release(member)
+
+    def hold(self, member: Member) -> None:
+        """Take a member in that stays at its place until it is released."""
         self._members[member.subscriber] = member
         member.subscriber.behind = True
+
+    def release(self, member: Member) -> None:
+        """Bring a member on that was held, unless it is gone."""
         self._put(member)
 
     async def attach(

@@ -36,7 +36,7 @@ class Attach(Protocol):
         ready: Mapping[Binding, Predicates],
         *,
         judged: bool = False,
-    ) -> None: ...
+    ) -> str | None: ...
 
 
 class Review:

@@ -7,16 +7,17 @@ present (``present``), at once or after what it missed (``replays``).
 import asyncio
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
 
 import asyncpg
 import structlog
 
-from rowcast.capture.acceptance import Acceptance, Accepted, Refused, Rights
+from rowcast.capture.acceptance import Acceptance, Rights
+from rowcast.capture.beginnings import Beginnings
 from rowcast.capture.costs import Costs
 from rowcast.capture.delivery import Delivery, Means
+from rowcast.capture.joining import Joining
 from rowcast.capture.judging import Visibility
 from rowcast.capture.listener import Listener
 from rowcast.capture.parts import Parts
@@ -26,6 +27,7 @@ from rowcast.capture.relations import Relations
 from rowcast.capture.replays import Member, Replays
 from rowcast.capture.retention import Retention
 from rowcast.capture.review import Review
+from rowcast.capture.snapshots import Snapshots
 from rowcast.capture.tables import reconcile
 from rowcast.capture.waker import Mode, Waker
 from rowcast.db.connection import connect
@@ -33,7 +35,6 @@ from rowcast.hub.feed import Gap, Subscribed, Subscriber
 from rowcast.hub.subscriptions import Subscriptions
 from rowcast.model.binding import Binding
 from rowcast.model.claims import Claims
-from rowcast.model.position import Position, PositionError
 
 _TEND_SECONDS: Final = 1.0
 _RECONCILE_SECONDS: Final = 10.0
@@ -43,19 +44,6 @@ _RECONCILE_SHARE: Final = 50
 _REPLAYS: Final = {"replays": True, "long replays": False}
 
 log = structlog.get_logger("rowcast.capture")
-
-
-@dataclass(frozen=True, slots=True)
-class _Asked:
-    """What of a subscription is good, and what was said of the rest."""
-
-    good: list[Binding]
-    accepted: dict[Binding, Accepted]
-    refused: tuple[str, ...]
-
-    @property
-    def judged(self) -> bool:
-        return any(one.judged for one in self.accepted.values())
 
 
 class Stream:
@@ -77,6 +65,7 @@ class Stream:
         patience: float = 30.0,
         filter_timeout: float = 0.25,
         visibility: Visibility,
+        snapshots: Snapshots,
     ) -> None:
         self._direct_dsn, self._patience, self._page_size = direct_dsn, patience, page_size
         self._rights, self._retention, self._subscriptions = rights, retention, subscriptions
@@ -99,7 +88,12 @@ class Stream:
         self._listener = Listener(
             direct_dsn, self._waker, self._wake, self._catalog_news, self._listening, patience
         )
-        self._replays = Replays(self._arrive, self._miss, live, self._wake)
+        self._replays = Replays(
+            lambda member: self._joining.arrive(member),
+            lambda member, reason: self._joining.miss(member, reason),
+            live,
+            self._wake,
+        )
         names = ("listener", "reader", "keeper", "filters", *_REPLAYS)
         self._parts = Parts(direct_dsn, names, self._lose)
         self._present = Present(
@@ -118,10 +112,20 @@ class Stream:
             self._present.read_once,
             live.moves.attach,
         )
+        self._snapshots = snapshots
+        self._joining = Joining(
+            self._acceptance,
+            live,
+            self._replays,
+            self._review,
+            Beginnings(snapshots, self._replays, self._present.catch_up, self._lose_one, subscriptions.limit),
+            catch_up=self._present.catch_up,
+            read_once=self._present.read_once,
+            look=self._tables_changed.set,
+        )
         self._judges = {name: visibility.apart() for name in _REPLAYS}
         self._pooled = False
         self._started = asyncio.Event()
-        self._works: set[asyncio.Task[None]] = set()
 
     # What subscribers ask
 
@@ -148,67 +152,7 @@ class Stream:
         told of a gap. A subscriber that is attached already goes on, as another perhaps.
         """
         await self._started.wait()
-        asked = await self._accept(subscriber, bindings, claims)
-        nothing = Subscribed(asked.refused, ok=False, position=None)
-        if subscriber.gone:
-            return nothing
-        if (member := self._replays.get(subscriber)) is not None:
-            if not asked.good:
-                self._replays.forget(subscriber)
-                return nothing
-            ready = {binding: one.predicates for binding, one in asked.accepted.items()}
-            member.accepted = asked.accepted
-            await self._replays.attach(member, asked.good, claims.subject, ready, judged=asked.judged)
-            return Subscribed(asked.refused, ok=True, position=None)
-        if resume is None or not asked.good:
-            return await self._attach(subscriber, bindings, asked, claims)
-        place = await self._place(resume)
-        if subscriber.gone:
-            return nothing
-        if isinstance(place, Position):
-            self._replays.add(self._member(subscriber, asked, claims, place))
-            return Subscribed(asked.refused, ok=True, position=resume)
-        subscribed = await self._attach(subscriber, bindings, asked, claims)
-        subscriber.missed(replace(place, position=subscribed.position))
-        return subscribed
-
-    async def _accept(self, subscriber: Subscriber, bindings: Sequence[Binding], claims: Claims) -> _Asked:
-        refused: list[str] = []
-        accepted: dict[Binding, Accepted] = {}
-        for binding in bindings:
-            try:
-                one = await self._acceptance.accept(binding, claims.role)
-                if (fault := self._live.questions.refusal(subscriber.lane, one.predicates)) is not None:
-                    raise Refused(fault)
-                accepted[binding] = one
-            except Refused as refusal:
-                refused.append(str(refusal))
-        return _Asked([binding for binding in bindings if binding in accepted], accepted, tuple(refused))
-
-    async def _attach(
-        self, subscriber: Subscriber, bindings: Sequence[Binding], asked: _Asked, claims: Claims
-    ) -> Subscribed:
-        """Let a subscriber hear the present."""
-        nothing = Subscribed(asked.refused, ok=False, position=None)
-        accepted = asked.accepted
-        # What fitted before may do so again: it sleeps until then.
-        asleep = [one for one in self._review.fitted(subscriber) if one in bindings and one not in accepted]
-        ready = {binding: one.predicates for binding, one in accepted.items()}
-        await self._live.moves.attach(subscriber, asked.good, claims.subject, ready, judged=asked.judged)
-        if subscriber.gone:
-            return nothing
-        self._review.sleep(subscriber, claims.subject, asleep)
-        if not asked.good:
-            return nothing
-        self._stands(subscriber, accepted)
-        open_ = subscriber.transaction
-        position = self.position if open_ is None else open_.before
-        await self._present.read_once()
-        return Subscribed(asked.refused, ok=True, position=position)
-
-    def _stands(self, subscriber: Subscriber, accepted: dict[Binding, Accepted]) -> None:
-        if not all([self._review.stands(subscriber, binding, one) for binding, one in accepted.items()]):
-            self._tables_changed.set()
+        return await self._joining.subscribe(subscriber, bindings, claims, resume)
 
     def unsubscribe(self, subscriber: Subscriber) -> None:
         """Detach a subscriber. Nothing is sent to it from here on."""
@@ -220,55 +164,6 @@ class Stream:
         self._live.audiences.detach(subscriber)
         self._replays.forget(subscriber)
 
-    # Who resumes
-
-    async def _place(self, text: str) -> Position | Gap:
-        """The place that a position means, once the present covers it; or why it cannot be resumed from."""
-        try:
-            place = Position.decode(text)
-        except PositionError:
-            return Gap("unreadable", text)
-        # Its client may come from another node, which had read further.
-        await self._present.catch_up()
-        present = self._live.reader.place
-        assert present is not None
-        if present.epoch != place.epoch:
-            return Gap("history", text)
-        return place if present.start.covers(place.end or place.start) else Gap("future", text)
-
-    @staticmethod
-    def _member(subscriber: Subscriber, asked: _Asked, claims: Claims, place: Position) -> Member:
-        ready = {binding: one.predicates for binding, one in asked.accepted.items()}
-        return Member(subscriber, asked.good, claims.subject, ready, asked.judged, asked.accepted, place)
-
-    def _arrive(self, member: Member) -> None:
-        """A member stands where the live reader does, which waits: it hears the present from here on."""
-        self._live.audiences.attach(
-            member.subscriber, member.bindings, member.subject, member.ready, judged=member.judged
-        )
-        self._stands(
-            member.subscriber,
-            {one: member.accepted[one] for one in member.bindings if one in member.accepted},
-        )
-
-    def _miss(self, member: Member, reason: str) -> None:
-        """A member cannot go on from where it stands: it hears the present, and is told."""
-
-        async def begin_anew() -> None:
-            subscriber = member.subscriber
-            if subscriber.gone or self._live.audiences.hears(subscriber) is not None:
-                return
-            await self._live.moves.attach(
-                subscriber, member.bindings, member.subject, member.ready, judged=member.judged
-            )
-            if not subscriber.gone:
-                self._stands(subscriber, dict(member.accepted))
-                subscriber.missed(Gap(reason, member.place.encode(), self.position))
-
-        work = asyncio.ensure_future(begin_anew())
-        self._works.add(work)
-        work.add_done_callback(self._works.discard)
-
     # What runs
 
     async def run(self, *, pooled: bool = False) -> None:
@@ -277,7 +172,7 @@ class Stream:
         ``pooled`` says that a pooler lends sessions by the transaction: nothing can be heard, and the reader
         polls.
         """
-        self._pooled, self._rights.judges = pooled, not pooled
+        self._pooled, self._rights.judges, self._snapshots.pooled = pooled, not pooled, pooled
         listen = self._listener.poll if pooled else self._listener.run
         self._started.set()
         forever = self._parts.forever
@@ -347,6 +242,10 @@ class Stream:
         self._live.forget()
         for subscriptions in (self._live.audiences.plain, self._live.audiences.asking):
             self._end(subscriptions, reason, kind)
+
+    def _lose_one(self, member: Member) -> None:
+        self._detach(member.subscriber)
+        member.subscriber.lost()
 
     def _lose_asking(self, reason: str) -> None:
         self._live.questions.clear()
