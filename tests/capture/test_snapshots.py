@@ -148,6 +148,8 @@ async def test_the_rows_of_partitions_come_under_their_root_by_the_publications_
     """)
     assert await rows(source, notes, "parted") == [{"n": n, "body": str(n)} for n in range(8, 13)]
     assert await rows(source, notes, "kept") == [{"n": 2}]
+    await notes.execute("alter publication supabase_realtime add table low where (n > 8)")
+    assert [row["n"] for row in await rows(source, notes, "parted")] == [9, 10, 11, 12]
 
 
 async def test_a_table_that_is_rewritten_meanwhile_is_read_again(

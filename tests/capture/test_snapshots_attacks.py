@@ -120,6 +120,9 @@ async def test_no_text_of_an_error_reaches_the_subscriber(admin: asyncpg.Connect
     said = await fault(snapshots(migrated), admin, "notes", ADA)
     assert "permission denied" in said
     assert "bob" not in said
+    # Nor is the database taken to be away because a policy says so.
+    await _trick(admin, "raise 'the row of bob' using errcode = '57P01'")
+    assert "57P01" in await fault(snapshots(migrated), admin, "notes", ADA)
 
 
 async def test_a_policy_that_takes_for_ever_is_ended_and_its_place_given_to_others(

@@ -17,7 +17,6 @@ import structlog
 
 from rowcast.capture import outbox, selecting
 from rowcast.capture.relations import Relations
-from rowcast.db.connection import LOST
 from rowcast.model.binding import Binding, SnapshotOptions
 from rowcast.model.change import Relation
 from rowcast.model.claims import Subject
@@ -41,6 +40,8 @@ _KEEP: Final = "release savepoint rowcast; set local role none"
 _DROP: Final = "rollback to savepoint rowcast; release savepoint rowcast"
 # What a policy could leave in a session, while its rows are fetched.
 _CLEAN: Final = "deallocate all; unlisten *; select pg_advisory_unlock_all()"
+_MAX_BYTES: Final = 2**30
+_MAX_TOLD: Final = 1_000
 
 log = structlog.get_logger("rowcast.snapshots")
 
@@ -85,8 +86,8 @@ class Cursors:
     """One try to read rows for whoever looks, in a session of its own.
 
     ``deadline``, of ``time.monotonic``, is when Postgres is to have read all, which it was given ``seconds``
-    for. A batch has ``limit`` bytes, unless it is one row. ``faults`` is why bindings were not read, by their
-    places.
+    for. A batch has ``limit`` bytes at most, unless it is one row. ``told`` are failures that were logged, as
+    (role, table, code). ``faults`` is why bindings were not read, by their places.
     """
 
     connection: asyncpg.Connection
@@ -95,6 +96,7 @@ class Cursors:
     limit: int
     deadline: float
     seconds: float
+    told: set[tuple[str, int, str]]
     faults: dict[int, str] = field(default_factory=dict)
 
     async def read(self, wanted: Sequence[Wanted]) -> tuple[Position, list[Part]]:
@@ -228,27 +230,32 @@ class Cursors:
             claims=selecting.literal(self.subject.claims),
             path=selecting.literal(self.search_path),
             rows=options.batch,
-            bytes=self.limit,
+            bytes=min(self.limit, _MAX_BYTES),
         )
         try:
             await self.connection.execute(declare)
             (part.first,) = await self._ask(fetch_one(part.name))
             await self.connection.execute(_KEEP)
-        except LOST:
-            raise
         except asyncpg.PostgresError as error:
+            # Whatever it says: a policy's code may say that the server shuts down. This fails if it does.
             await self.connection.execute(_DROP)
             self.faults[part.place] = reason_of(error, self.seconds)
-            log.warning(
-                "snapshot_failed",
-                role=self.subject.role,
-                table=f"{part.source['schema_name']}.{part.source['table_name']}",
-                code=error.sqlstate,
-            )
+            self._tell(part, error.sqlstate or "")
             return False
         if (await self._ask("select rowcast.rewritten($1)", part.oid))[0][0]:
             raise Altered
         return True
+
+    def _tell(self, part: Part, code: str) -> None:
+        """Log that a role cannot have a table's rows: once, however many clients ask."""
+        key = (self.subject.role, part.oid, code)
+        if key not in self.told:
+            # A policy's code may raise any code that it likes.
+            if len(self.told) >= _MAX_TOLD:
+                self.told.clear()
+            self.told.add(key)
+            table = f"{part.source['schema_name']}.{part.source['table_name']}"
+            log.warning("snapshot_failed", role=self.subject.role, table=table, code=code)
 
     def _left(self) -> int:
         """How long Postgres may still take, in milliseconds; zero would be for ever."""
@@ -265,6 +272,7 @@ async def ask(connection: asyncpg.Connection, sql: str, *arguments: Any) -> list
 
 
 def fetch_one(name: str) -> str:
+    """What fetches the next batch of a cursor."""
     return f"fetch 1 from {name}"
 
 
@@ -277,6 +285,7 @@ def _is_text(text: str) -> bool:
 
 
 def too_long(seconds: float) -> str:
+    """Why a snapshot failed that Postgres was given so long for."""
     return f"it took longer than {seconds:g} seconds (ROWCAST_SNAPSHOT_TIMEOUT)"
 
 

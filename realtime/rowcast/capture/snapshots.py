@@ -118,6 +118,7 @@ class Snapshots:
         self._places = asyncio.Semaphore(most)
         #: Backends that may go on with what they were to give up.
         self._left: list[int] = []
+        self._told: set[tuple[str, int, str]] = set()
         #: Whether sessions are lent by the transaction there: then no snapshot can be taken.
         self.pooled = False
 
@@ -173,7 +174,13 @@ class Snapshots:
             async with asyncio.timeout(self._seconds + PATIENCE):
                 for _ in range(_TRIES):
                     cursors = Cursors(
-                        connection, subject, self._search_path, self._limit, deadline, self._seconds
+                        connection,
+                        subject,
+                        self._search_path,
+                        self._limit,
+                        deadline,
+                        self._seconds,
+                        self._told,
                     )
                     try:
                         position, parts = await cursors.read(wanted)
