@@ -50,3 +50,21 @@ async def test_the_worker_does_each_effect_once_though_it_is_killed(server: Any)
         assert await connection.fetchval("select count(distinct seq) from audit") == 4
     finally:
         await connection.close()
+
+
+async def test_the_rows_are_printed_as_they_change(server: Any) -> None:
+    connection = await asyncpg.connect(server.database)
+    try:
+        await connection.execute("insert into todos values (1, 'milk', false), (2, 'bread', true)")
+        program = await start(server, 2)
+        assert program.stdout is not None
+        async with asyncio.timeout(30):
+            assert await program.stdout.readline() == b"[1]\n"
+            await connection.execute("update todos set done = not done")
+            said = sorted([await program.stdout.readline(), await program.stdout.readline()])
+        program.kill()
+        await program.communicate()
+        bread = {"id": 2, "done": False, "task": "bread"}
+        assert said == [b"1 None\n", f"2 {bread}\n".encode()]
+    finally:
+        await connection.close()
