@@ -249,8 +249,16 @@ async def test_the_position_waits_for_what_waits_for_an_answer(notes: str) -> No
         connection = await asyncpg.connect(notes)
         await connection.execute("insert into notes values (1, 'a')")
         await kept.until(lambda: len(kept.changes) == 1)
-        assert stream.position is not None
         assert stream._live.questions.position is None
+        plain = await subscribed(stream, "notes")
+        asks, hears = kept.subscriber, plain.subscriber
+        here = stream.position_of([asks, hears])
+        assert here is not None
+        # What waits holds back those who wait for it, and says nothing of a socket with others beside them.
+        stream._live.questions.position = "waits"
+        told = [stream.position_of(some) for some in ([asks], [hears], [], [asks, hears])]
+        assert told == ["waits", here, here, None]
+        stream._live.questions.position = None
         await connection.close()
 
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import uvicorn
@@ -40,6 +40,9 @@ class ListFeed:
             raise self.failures.pop()
         self.subscribers.append(subscriber)
         return Subscribed((), True, self.position)
+
+    def position_of(self, subscribers: Collection[Subscriber]) -> str | None:
+        return self.position
 
     def unsubscribe(self, subscriber: Subscriber) -> None:
         subscriber.gone = True

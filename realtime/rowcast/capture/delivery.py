@@ -107,6 +107,15 @@ class Delivery:
         here = self.here
         return self.questions.position or (None if here is None else here.encode())
 
+    def position_of(self, subscribers: Collection[Subscriber]) -> str | None:
+        """From where all of these could resume and be sent nothing again; None where one is ahead."""
+        if (waiting := self.questions.position) is not None:
+            asking = {subscriber in self.audiences.asking for subscriber in subscribers}
+            if True in asking:
+                return None if False in asking else waiting
+        here = self.here
+        return None if here is None else here.encode()
+
     async def hand_out(
         self,
         connection: asyncpg.Connection,

@@ -6,7 +6,7 @@ present (``present``), at once or after what it missed (``replays``).
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import partial
 from typing import Final
 
@@ -133,6 +133,11 @@ class Stream:
     def position(self) -> str | None:
         """From where to resume after the last change that everybody was sent; None before the first read."""
         return self._live.position
+
+    def position_of(self, subscribers: Collection[Subscriber]) -> str | None:
+        """From where all of these could resume after what they were sent, and be sent nothing again. None
+        where one is ahead of another, and before the first read."""
+        return self._live.position_of(subscribers)
 
     @property
     def mode(self) -> Mode:

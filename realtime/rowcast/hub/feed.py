@@ -1,6 +1,6 @@
 """What a channel is to the hub, and what the source of changes is to the web."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
@@ -86,6 +86,11 @@ class Feed(Protocol):
     @property
     def position(self) -> str | None:
         """From where to resume after the last change that was handed out."""
+        ...
+
+    def position_of(self, subscribers: Collection[Subscriber]) -> str | None:
+        """From where all of these could resume after what they were sent, and be sent nothing again. None
+        where one is ahead of another, and before the first read."""
         ...
 
     async def subscribe(
