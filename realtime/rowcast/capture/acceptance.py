@@ -6,6 +6,7 @@ publication; a column of its filter is gone) sleeps until it fits again; its sub
 """
 
 import asyncio
+import contextlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Protocol
@@ -69,11 +70,37 @@ class Acceptance:
         self._tables_changed = tables_changed
         self.filters = Filters()
         self._told: set[tuple[str, int, str]] = set()
+        #: Not set while the database is away, and one of those who wait asks for it.
+        self._back = asyncio.Event()
+        self._back.set()
 
     async def accept(self, binding: Binding, role: str) -> Accepted:
         """Accept a binding, its tables captured by then. Raises Refused."""
         if role not in self._rights.roles:
             raise Refused(f'The role "{role}" is not one that this server assumes. Add it to ROWCAST_ROLES.')
+        while True:
+            await self._back.wait()
+            try:
+                return await self._accept(binding, role)
+            except AWAY:
+                # A subscription waits for the database, as changes do.
+                if self._back.is_set():
+                    await self._until_back()
+
+    async def _until_back(self) -> None:
+        """Ask until there is an answer, for all who wait: each by itself would keep this server busy."""
+        self._back.clear()
+        try:
+            while True:
+                await asyncio.sleep(_RETRY)
+                with contextlib.suppress(*AWAY):
+                    async with self._pool.acquire(timeout=_STATEMENT_SECONDS) as connection:
+                        await connection.execute("select")
+                    return
+        finally:
+            self._back.set()
+
+    async def _accept(self, binding: Binding, role: str) -> Accepted:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + _CAPTURE_WAIT
         while True:
@@ -88,9 +115,8 @@ class Acceptance:
                         if waiting and not ready:
                             raise _refused(f"{waiting[0].schema}.{waiting[0].table}: {WAITING}", binding)
                         return await self.judge(connection, binding, role, ready)
-            except (*AWAY, KeyError):
-                # The database is away: a subscription waits for it, as changes do. Or a version of a table
-                # was forgotten between two questions.
+            except KeyError:
+                # A version of a table was forgotten between two questions.
                 await asyncio.sleep(_RETRY)
                 continue
             self._tables_changed.set()
