@@ -324,10 +324,10 @@ class _Conversation:
     def _position(self) -> str | None:
         """From where all channels of the connection could resume: not known while one is behind, or is yet
         to be sent a part of a transaction."""
-        channels = (one.subscriber for one in self._subscriptions.values())
+        channels = [one.subscriber for one in self._subscriptions.values()]
         if any(channel.behind or channel.transaction is not None for channel in channels):
             return None
-        return self._services.feed.position
+        return self._services.feed.position_of(channels)
 
     def _healthy(self, well: bool) -> None:
         self._do(self._session.healthy(well=well))
