@@ -233,18 +233,20 @@ def test_a_token_that_expires_ends_its_channel_and_no_other() -> None:
     assert conversation.tick(NOW + 5) == []
 
 
-def test_a_join_resumes_and_a_new_token_goes_on() -> None:
+def test_a_join_resumes_until_it_is_subscribed_and_a_new_token_goes_on() -> None:
     conversation = connection()
     config = {
         **CHANGES,
         "resume": {"position": "p"},
         "rowcast": {"gap": True, "group": "transaction", "leave": True, "truncate": True},
     }
-    wants = join(conversation, config=config)
-    wants += say(conversation, "access_token", {"access_token": f"anon:{NOW + 9}"})
-    first, then = (want for want in wants if isinstance(want, Attach))
-    assert (first.resume, first.gap, first.group) == ("p", True, True)
-    assert (then.resume, then.gap, then.group) == (None, True, True)
-    assert all(binding.leave and binding.truncate for binding in then.bindings)
+    attaches = [want for want in join(conversation, config=config) if isinstance(want, Attach)]
+    for number, took in enumerate((False, True), start=1):
+        conversation.attached(attaches[-1].channel, attaches[-1].attempt, ("no",), took, None)
+        wants = say(conversation, "access_token", {"access_token": f"anon:{NOW + number}"})
+        attaches += [want for want in wants if isinstance(want, Attach)]
+    assert [attach.resume for attach in attaches] == ["p", "p", None]
+    assert all(attach.gap and attach.group for attach in attaches)
+    assert all(binding.leave and binding.truncate for binding in attaches[-1].bindings)
     (refusal,) = sent(join(connection(), config={**CHANGES, "resume": "p"}))
     assert refusal[3]["response"]["reason"].startswith("InvalidResume: ")

@@ -118,11 +118,13 @@ class SlowFeed(ListFeed):
         self.began: asyncio.Queue[str] = asyncio.Queue(100)
         self.goes_on = asyncio.Semaphore(0)
         self.roles: list[str] = []
+        self.resumes: list[str | None] = []
 
     async def subscribe(
         self, subscriber: Subscriber, bindings: Sequence[Binding], claims: Claims, resume: str | None = None
     ) -> Subscribed:
         self.began.put_nowait(claims.role)
+        self.resumes.append(resume)
         await self.goes_on.acquire()
         result = await super().subscribe(subscriber, bindings, claims)
         self.roles.append(claims.role)
@@ -178,3 +180,20 @@ async def test_a_refresh_after_a_subscription_that_failed_subscribes_anew(versio
             feed.goes_on.release()
             assert "Subscribed to PostgreSQL" in await client.hear()
             assert [one.gone for one in feed.subscribers] == [False]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_a_channel_resumes_until_a_subscription_took_whatever_tokens_come(fails: bool) -> None:
+    config = {"postgres_changes": [{"event": "*", "table": "todos"}], "resume": {"position": "x"}}
+    feed = SlowFeed()
+    feed.failures += [RuntimeError("of the test")] * fails
+    async with running() as server:
+        server.app.state.services = dataclasses.replace(server.app.state.services, feed=feed)
+        async with opened(server, Version.V2) as client:
+            await client.say("realtime:room", "phx_join", {"config": config})
+            await feed.begins()
+            for role in ("role1", "role2"):
+                await client.say("realtime:room", "access_token", {"access_token": make_token(role)}, "2")
+                feed.goes_on.release()
+                await feed.begins()
+    assert feed.resumes == ["x", *(["x"] if fails else [None]), None]

@@ -91,8 +91,10 @@ class Moves:
                 self._audiences.attach(
                     one.subscriber, one.bindings, one.subject, one.ready, judged=one.judged
                 )
-            here = self._here(one.subscriber)
-            one.done.set_result(None if here is None else here.encode())
+            here, open_ = self._here(one.subscriber), one.subscriber.transaction
+            # Of a transaction that is open it was sent nothing yet.
+            at = open_.before if open_ is not None else None if here is None else here.encode()
+            one.done.set_result(at)
 
     async def _quiet(self) -> None:
         """Wait until no change waits: the reader alone puts them there, and it waits here."""

@@ -56,7 +56,8 @@ class Channel:
     a private one may receive, None for a public one, and ``presence`` whether it asked for that.
     ``token_warning`` is how many seconds before its token ends it wants to be told, None where it does not;
     ``warned`` whether it was. ``gap`` and ``group`` are what its Attach says of them; ``health`` whether it
-    wants to be told when the database is away. ``answer`` is the reply to a join, while it waits for the
+    wants to be told when the database is away. ``resume`` is the position that it resumes from, until it is
+    subscribed. ``answer`` is the reply to a join, while it waits for the
     bindings to be subscribed, ``after_answer`` what follows it, and ``wait_until`` how long it may wait.
     """
 
@@ -77,6 +78,7 @@ class Channel:
     gap: bool = False
     group: bool = False
     health: bool = False
+    resume: str | None = None
     answer: ServerMessage | None = None
     after_answer: list[ServerMessage] = field(default_factory=list)
     wait_until: float = math.inf
@@ -103,7 +105,7 @@ class Channel:
         left = self.claims.expires_at - now
         return self.system("ok", f"Token expires in {int(left)} seconds", "system", expires_in=round(left, 3))
 
-    def attach(self, resume: str | None) -> Attach:
+    def attach(self) -> Attach:
         """Subscribe its bindings, for the first time or anew."""
         self.attempt += 1
         return Attach(
@@ -113,7 +115,7 @@ class Channel:
             self.claims,
             self.attempt,
             self.legacy,
-            resume,
+            self.resume,
             self.gap,
             self.group,
         )

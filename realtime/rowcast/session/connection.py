@@ -124,6 +124,8 @@ class Connection:
     ) -> list[Want]:
         """A subscription was made, or not. One that was overtaken is ignored."""
         channel = self._by_key(key)
+        if channel is not None and ok:
+            channel.resume = None
         if channel is None or channel.attempt != attempt:
             return []
         wants: list[Want] = []
@@ -302,6 +304,7 @@ class Connection:
             payload.presence.enabled,
             token_warning=payload.token_warning,
             health=payload.health,
+            resume=payload.resume,
             gap=payload.gap,
             group=payload.group,
         )
@@ -315,10 +318,10 @@ class Connection:
             channel.answer, channel.wait_until = answer, now + payload.wait
             if errors:
                 return self._reject(channel, f"{_DISABLED}: {errors[0]}", now)
-            return self._attach(channel, payload.resume)
+            return self._attach(channel)
         wants: list[Want] = [Send(answer)]
         wants += [Send(channel.system("error", error, CHANGES)) for error in errors]
-        return wants + self._attach(channel, payload.resume)
+        return wants + self._attach(channel)
 
     def _reject(self, channel: Channel, reason: str, now: float) -> list[Want]:
         """Refuse a join whose reply waited."""
@@ -326,10 +329,10 @@ class Connection:
         refusal = reply(channel.topic, channel.answer.ref, channel.join_ref, "error", {"reason": reason})
         return [*self._forget(channel, now), Send(refusal, self._limits.refusal_delay)]
 
-    def _attach(self, channel: Channel, resume: str | None = None) -> list[Want]:
+    def _attach(self, channel: Channel) -> list[Want]:
         if not channel.bindings:
             return []
-        return [channel.attach(resume)]
+        return [channel.attach()]
 
     # Tokens
 

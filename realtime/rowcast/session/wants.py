@@ -22,7 +22,8 @@ class Attach:
 
     ``channel`` tells one life of a channel from the next. A channel that was attached is attached anew.
     ``legacy`` is a channel that joined the old way: the operation of a change is its event. ``resume`` is
-    the text of the position to resume from; an Attach with a new token has none, as its channel goes on.
+    the text of the position to resume from; it is told until ``attached`` said that the channel hears, and
+    counts for one that does not hear yet.
     ``gap`` says whether the channel is told of missing changes, and ``group`` whether it is sent whole
     transactions.
     """
