@@ -50,9 +50,15 @@ async def fold(changes: RowChanges, into: dict[Any, Any], until: int) -> None:
             return
 
 
-async def test_rows_are_the_table_through_cuts(server: Any) -> None:
+@pytest.mark.parametrize("visible", ["true", "task not like '%5%'"])
+async def test_rows_are_what_the_role_sees_of_the_table_through_cuts(server: Any, visible: str) -> None:
     dice = random.Random(7)
     connection = await asyncpg.connect(server.database)
+    if visible != "true":
+        await connection.execute(
+            "alter table todos enable row level security;"
+            f"create policy seen on todos for select to anon using ({visible})"
+        )
     client = create_client(server.url, server.token(), retry=SOON)
     try:
         for _ in range(20):
@@ -71,7 +77,8 @@ async def test_rows_are_the_table_through_cuts(server: Any) -> None:
         await connection.execute("insert into todos values (5000, 'last', false)")
         async with asyncio.timeout(30):
             await following
-        table = {row["id"]: dict(row) for row in await connection.fetch("select * from todos")}
+        seen = await connection.fetch(f"select * from todos where {visible}")
+        table = {row["id"]: dict(row) for row in seen}
         assert rows == folded == table
         some = {id_: {"id": id_, "task": row["task"]} for id_, row in table.items() if not row["done"]}
         assert undone == some
