@@ -19,7 +19,7 @@ ROUNDS = 3
 async def measure(server: Postgres) -> dict[str, tuple[float, float]]:
     """The ratio of medians to the ping-pong's, which has no bar: it writes no row. Prints the times."""
     ours, bare = [], []
-    async with attached(server.dsn) as url:
+    async with attached(server.dsn) as rowcast:
         connection = await asyncpg.connect(server.dsn)
         await connection.execute(
             "create table if not exists pinged (id bigint primary key); grant select on pinged to anon"
@@ -27,7 +27,7 @@ async def measure(server: Postgres) -> dict[str, tuple[float, float]]:
         await connection.execute("alter publication supabase_realtime add table pinged")
         for number in range(ROUNDS):
             bare.append(await _bare(server.dsn, connection))
-            ours.append(await _ours(url, connection))
+            ours.append(await _ours(rowcast.url, connection))
             await connection.execute("truncate pinged")
             print(f"  round {number + 1}: bare {_shown(bare[-1])}, Rowcast {_shown(ours[-1])}", flush=True)
         await connection.close()

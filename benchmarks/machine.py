@@ -9,6 +9,7 @@ import subprocess
 import sys
 import urllib.request
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from rowcast.dev.account import current_account
@@ -33,9 +34,17 @@ def postgres() -> Iterator[Postgres]:
         server.discard()
 
 
+@dataclass(frozen=True, slots=True)
+class Attached:
+    """A server that runs."""
+
+    url: str
+    pid: int
+
+
 @contextlib.asynccontextmanager
-async def attached(dsn: str) -> AsyncIterator[str]:
-    """``rowcast serve`` for a database; its address."""
+async def attached(dsn: str) -> AsyncIterator[Attached]:
+    """``rowcast serve`` for a database."""
     port = free_port()
     environment = {**os.environ, "DATABASE_URL": dsn, "ROWCAST_JWT_SECRET": SECRET, "PORT": str(port)}
     process = await asyncio.create_subprocess_exec(
@@ -47,7 +56,7 @@ async def attached(dsn: str) -> AsyncIterator[str]:
         async with asyncio.timeout(_READY_SECONDS):
             while not await asyncio.to_thread(_ready, url):  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
-        yield url
+        yield Attached(url, process.pid)
     finally:
         process.terminate()
         await process.wait()

@@ -28,6 +28,7 @@ from rowcast.model.position import Order, Position, encode_batch, encode_event
 
 _OPS: Final = {"I": Op.INSERT, "U": Op.UPDATE, "D": Op.DELETE, "T": Op.TRUNCATE}
 _CATALOG_CHANGED: Final = "C"
+_TO_MILLISECONDS: Final = len("2000-01-01T00:00:00.000")
 #: So many relations that nobody hears are left out of a read, at most: each read names them.
 _MAX_SILENT: Final = 256
 #: After so many seconds, or bytes of rows, those who wait between two rows have their turn.
@@ -83,7 +84,9 @@ class Delivery:
         self._open: int | None = None
         self._before = ""
         self._silent: dict[int, Relation] = {}
-        self._silent_as_of = 0
+        self._silent_as_of = self._heard_as_of = 0
+        #: Whether plain and asking subscribers may want changes of a version of a table and a kind.
+        self._heard: dict[tuple[int, Op], tuple[bool, bool]] = {}
 
     @property
     def here(self) -> Position | None:
@@ -209,7 +212,13 @@ class Delivery:
     def _publish(self, row: Row, batch: str) -> None:
         relation, op = self._means.relations[row.relation], _OPS[row.op]
         plain, asking = self.audiences.plain, self.audiences.asking
-        heard, asked = plain.heard(relation, op), asking.heard(relation, op)
+        if self._heard_as_of != self.audiences.version:
+            self._heard_as_of = self.audiences.version
+            self._heard.clear()
+        key = (row.relation, op)
+        if (known := self._heard.get(key)) is None:
+            known = self._heard[key] = plain.heard(relation, op), asking.heard(relation, op)
+        heard, asked = known
         if not heard and not asked:
             if len(self._silent) < _MAX_SILENT and not self.audiences.known(relation):
                 self._silent[row.relation] = relation
@@ -221,7 +230,7 @@ class Delivery:
             old_record=None if row.old_record is None else row.old_record.encode(),
             seq=row.seq,
             position=encode_event(batch, row.order),
-            commit_timestamp=f"{row.committed:%Y-%m-%dT%H:%M:%S}.{row.committed.microsecond // 1000:03}Z",
+            commit_timestamp=f"{row.committed.isoformat(timespec='milliseconds')[:_TO_MILLISECONDS]}Z",
             # Between the two nothing is for anybody here.
             before=self._before,
         )

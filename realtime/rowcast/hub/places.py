@@ -1,6 +1,7 @@
 """The names that bindings give, and which of them mean one table: either part may be ``*``."""
 
 from collections.abc import Iterable
+from functools import lru_cache
 
 from rowcast.model.binding import WILDCARD, Binding
 
@@ -8,6 +9,7 @@ from rowcast.model.binding import WILDCARD, Binding
 Place = tuple[str, str]
 
 
+@lru_cache(maxsize=4096)
 def places_of(schema: str, table: str) -> tuple[Place, ...]:
     """Where bindings that match a table may stand."""
     # Each once: a table may be called "*".
