@@ -16,7 +16,7 @@ from rowcast.dev.postgres import Postgres
 from rowcast.model.change import Relation
 from rowcast.model.claims import Subject
 
-SUBJECTS = 1_000
+SUBJECTS = (1, 10, 100, 1_000)
 ROWS = (1, 100)
 ALONE = 200
 ROUNDS = 5
@@ -51,11 +51,14 @@ async def measure(server: Postgres) -> dict[str, tuple[float, float]]:
             row["image"]
             for row in await connection.fetch(f"select row_to_json(t.*)::text as image from {table} as t")
         ]
-        rates = {rows: await _judged(server, relation, images[:rows]) for rows in ROWS}
         alone = await _alone(connection, table)
-        for rows, rate in rates.items():
-            print(f"  {table}, {rows} rows a call: {rate:,.0f} pairs/s", flush=True)
         print(f"  {table}, a round trip for each pair: {alone:,.0f} pairs/s", flush=True)
+        rates: dict[int, float] = {}
+        for users in SUBJECTS:
+            for rows in ROWS:
+                # Of these, what counts is many users: the last.
+                rates[rows] = await _judged(server, relation, images[:rows], _subjects(users))
+                print(f"  {table}, {users} users, {rows} rows a call: {rates[rows]:,.0f} pairs/s", flush=True)
         ratios[f"{table}: pairs/s, one row ÷ a round trip for each"] = rates[1] / alone, 8.0
         ratios[f"{table}: pairs/s, 100 rows ÷ a round trip for each"] = rates[100] / alone, 100.0
     await connection.close()
@@ -71,13 +74,13 @@ async def _relation(connection: asyncpg.Connection, table: str) -> Relation:
     return relations[id_]
 
 
-def _subjects() -> list[Subject]:
-    claims = ({"role": "anon", "sub": f"u{number}", "exp": 2_000_000_000} for number in range(SUBJECTS))
+def _subjects(users: int) -> list[Subject]:
+    claims = ({"role": "anon", "sub": f"u{number}", "exp": 2_000_000_000} for number in range(users))
     return [Subject("anon", json.dumps(one)) for one in claims]
 
 
-async def _judged(server: Postgres, relation: Relation, images: list[str]) -> float:
-    visibility, subjects = Visibility(["anon"], seconds=5.0, limit=60.0), _subjects()
+async def _judged(server: Postgres, relation: Relation, images: list[str], subjects: list[Subject]) -> float:
+    visibility = Visibility(["anon"], seconds=5.0, limit=60.0)
     connection = await connect(server.dsn, purpose="visibility", pooled=True)
 
     async def judge() -> None:
@@ -87,12 +90,12 @@ async def _judged(server: Postgres, relation: Relation, images: list[str]) -> fl
 
     seconds = await _seconds(judge)
     await connection.close()
-    return len(images) * SUBJECTS / seconds
+    return len(images) * len(subjects) / seconds
 
 
 async def _alone(connection: asyncpg.Connection, table: str) -> float:
     """One statement for each pair: role, claims and whether the row is there."""
-    subjects = _subjects()[:ALONE]
+    subjects = _subjects(ALONE)
 
     async def ask() -> None:
         for one in subjects:
