@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rowcast.hub.subscriptions import Subscriptions
@@ -101,14 +101,17 @@ def expected(
 
 @given(
     channels=st.lists(
-        st.tuples(st.sampled_from([*READINGS, "nobody"]), st.lists(ENTRIES, max_size=4, unique=True)),
+        st.tuples(
+            st.sampled_from(["user", "user", *READINGS, "nobody"]), st.lists(ENTRIES, max_size=4, unique=True)
+        ),
         max_size=4,
     ),
     op=st.sampled_from([Op.UPDATE, Op.UPDATE, Op.DELETE, Op.TRUNCATE]),
     old=ROWS,
     new=ROWS,
-    seen=st.builds(Seen, st.booleans(), st.booleans()),
+    seen=st.sampled_from([Seen(True, True), Seen(True, False), *[Seen(False, True)] * 3, Seen(False, False)]),
 )
+@settings(max_examples=300)
 def test_each_channel_is_told_what_left_it_and_what_it_did_not_ask_for_never(
     channels: list[tuple[str, list[Binding]]], op: Op, old: Any, new: Any, seen: Seen
 ) -> None:

@@ -104,11 +104,12 @@ def test_no_message_is_over_the_limit_and_together_they_are_the_transaction(
     sizes: Sequence[int], topic: str
 ) -> None:
     loop = asyncio.new_event_loop()
-    subscriptions, one = Subscriptions(limit=LIMIT), Listening(topic, loop, group=True)
+    subscriptions, one = Subscriptions(limit=2 * LIMIT), Listening(topic, loop, group=True)
     attach(subscriptions, one, entry(select=["id"]), entry())
-    publish(subscriptions, *(insert("x" * size, seq) for seq, size in enumerate(sizes, start=1)))
+    changes = [insert("x" * size, seq) for seq, size in enumerate(sizes, start=1)]
+    publish(subscriptions, *(replace(one, position=one.position.ljust(300, ".")) for one in changes))
     sent = one.raw()
-    assert max(map(len, sent)) <= LIMIT
+    assert max(map(len, sent)) <= 2 * LIMIT
     payloads = [json.loads(raw)[4] for raw in sent]
     order = [seq for payload in payloads for seq in seqs(payload)]
     assert sorted(set(order)) == list(range(1, len(sizes) + 1))
@@ -116,7 +117,7 @@ def test_no_message_is_over_the_limit_and_together_they_are_the_transaction(
     assert [payload["last"] for payload in payloads] == [False] * (len(payloads) - 1) + [True]
     # Who is cut off in between is sent all of them again.
     assert [payload["position"] for payload in payloads[:-1]] == ["p0"] * (len(payloads) - 1)
-    assert payloads[-1]["position"] == f"p{len(sizes)}"
+    assert payloads[-1]["position"].rstrip(".") == f"p{len(sizes)}"
     # What is about one change stays together.
     for earlier, later in pairwise(payloads):
         assert not set(seqs(earlier)) & set(seqs(later))
@@ -132,6 +133,15 @@ async def test_a_change_that_is_too_large_for_a_message_goes_with_small_values_o
     changes = [part["data"] for message in messages for part in message[4]["changes"]]
     assert [data["errors"] for data in changes] == [None, ["Error 413: Payload Too Large"], None]
     assert changes[1]["record"] == {"id": 2}
+
+
+async def test_what_is_about_one_change_is_parted_where_it_does_not_fit_together() -> None:
+    subscriptions, one = Subscriptions(limit=LIMIT), Listening(group=True)
+    attach(subscriptions, one, entry(select=["body"]), entry())
+    publish(subscriptions, insert("a", 1), insert("x" * 1500, 2))
+    sent = one.raw()
+    assert max(map(len, sent)) <= LIMIT
+    assert [seqs(json.loads(raw)[4]) for raw in sent] == [[1, 1], [2], [2]]
 
 
 async def test_equal_messages_are_encoded_once() -> None:

@@ -107,7 +107,7 @@ def found_leaving(
                 passes = None in roles or its in roles
                 yield left, (audience, not_shown(its, members, sending) if passes else members)
         for subscriber, its in listeners.among.items():
-            if (role is None or role == its) and left.hears(its, binding) and left.shows(subscriber):
+            if (role is None or role == its) and left.hears(its, binding):
                 passes = None in roles or its in roles
                 if not (passes and sending.shows(subscriber)):
                     _add(ids, subscriber, binding)

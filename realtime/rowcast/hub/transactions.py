@@ -46,7 +46,8 @@ class Transactions:
             self._finish(subscriber)
             self.add(subscriber, change, part)
             return
-        elif open_.size + len(part) + max(len(open_.before), len(change.position)) > self._limit:
+        need = len(part) + max(len(open_.before), len(change.position))
+        while open_.parts and open_.size + need > self._limit:
             self._send_some(subscriber, open_, change.seq)
         open_.parts.append((change.seq, part))
         # With the comma before it or after it.
