@@ -10,8 +10,10 @@ import pytest
 from rowcast_client import (
     Change,
     Gap,
+    GapError,
     JoinError,
     RetryPolicy,
+    RowcastError,
     RowChanges,
     Snapshot,
     create_client,
@@ -59,7 +61,8 @@ async def test_rows_are_what_the_role_sees_of_the_table_through_cuts(server: Any
             "alter table todos enable row level security;"
             f"create policy seen on todos for select to anon using ({visible})"
         )
-    client = create_client(server.url, server.token(), retry=SOON)
+    faults: list[RowcastError] = []
+    client = create_client(server.url, server.token(), retry=SOON, on_error=faults.append)
     try:
         for _ in range(20):
             await write(connection, dice)
@@ -72,14 +75,20 @@ async def test_rows_are_what_the_role_sees_of_the_table_through_cuts(server: Any
         await rows.ready()
         for number in range(120):
             await write(connection, dice)
-            if number % 20 == 10 and client._link._socket is not None:
+            if number % 20 == 10:
+                await channel.subscribe()
+                assert client._link._socket is not None
                 client._link._socket.transport.abort()
+                await client.wait_until("reconnecting")
+            if number in (50, 90):  # it is told of a gap, and rows are taken anew
+                client._core.joins[channel.topic].place.position = "nonsense"
         await connection.execute("insert into todos values (5000, 'last', false)")
         async with asyncio.timeout(30):
             await following
         seen = await connection.fetch(f"select * from todos where {visible}")
         table = {row["id"]: dict(row) for row in seen}
         assert rows == folded == table
+        assert [fault.gap.reason for fault in faults if isinstance(fault, GapError)] == ["unreadable"] * 2
         some = {id_: {"id": id_, "task": row["task"]} for id_, row in table.items() if not row["done"]}
         assert undone == some
     finally:
