@@ -187,6 +187,26 @@ async def test_what_cannot_be_read_is_told_and_the_rest_of_the_channel_is_heard(
         await copy.until(lambda: 1 in copy.rows)
 
 
+async def test_who_leaves_during_its_snapshot_gives_its_place_to_others(
+    migrated: str, notes: asyncpg.Connection
+) -> None:
+    await notes.execute("insert into notes select g, 'a' from generate_series(1, 2000) as g")
+    async with streaming(migrated) as stream:
+        for number in range(10):
+            copy = Copy()
+            # More than there are places for: each has to be given back.
+            assert (await begun(stream, copy)).ok
+            if number % 2:
+                await copy.until(lambda copy=copy: bool(copy.rows))  # type: ignore[misc]
+            stream.unsubscribe(copy.subscriber)
+        rows = len(copy.rows)
+        last = Copy()
+        assert (await begun(stream, last)).ok
+        await last.until(lambda: last.complete == 1)
+        assert len(copy.rows) == rows < 2000
+        assert len(last.rows) == 2000
+
+
 async def test_a_live_gap_ends_a_channel_with_a_snapshot_so_that_it_takes_another(
     migrated: str, notes: asyncpg.Connection
 ) -> None:

@@ -76,9 +76,14 @@ class Beginnings:
             return faults
 
     def go(self, member: Member) -> None:
-        """Send the rows."""
+        """Send the rows, or none of them where the member is gone."""
         if (told := self._told.get(member)) is not None:
             told.set()
+
+    def end(self) -> None:
+        """Give all snapshots up."""
+        for work in self._works.values():
+            work.cancel()
 
     def _forget(self, member: Member) -> None:
         self._works.pop(member, None)
@@ -133,7 +138,7 @@ class Beginnings:
                 limit=self._limit,
             ):
                 await subscriber.lane.drained(min(_LOW, subscriber.lane.limit // 4))
-                if subscriber.gone:
+                if self._replays.get(subscriber) is not member:
                     return
                 subscriber.lane.push(text_frame(message))
 

@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+import structlog
+
 from rowcast.capture.acceptance import Acceptance, Accepted, Refused
 from rowcast.capture.beginnings import Beginnings
 from rowcast.capture.delivery import Delivery
@@ -14,6 +16,8 @@ from rowcast.hub.subscriptions import Predicates
 from rowcast.model.binding import Binding
 from rowcast.model.claims import Claims, Subject
 from rowcast.model.position import Position, PositionError
+
+log = structlog.get_logger("rowcast.capture")
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +97,7 @@ class Joining:
             member = asked.member()
             asked = asked.without(await self._beginnings.begin(member))
             if subscriber.gone:
+                self._beginnings.go(member)
                 return Subscribed(tuple(asked.refused), ok=False, position=None)
             if self._replays.get(subscriber) is member:
                 position = member.place.encode()
@@ -181,11 +186,27 @@ class Joining:
         self._works.add(work)
         work.add_done_callback(self._works.discard)
 
+    def end(self) -> None:
+        """Give up what is under way."""
+        for work in self._works:
+            work.cancel()
+        self._beginnings.end()
+
     async def _begin_anew(self, member: Member, gap: Gap) -> None:
+        try:
+            await self._begun_anew(member, gap)
+        except Exception as error:
+            # A name and no arguments: an error's text may hold rows.
+            log.error("subscription_lost", error=type(error).__name__)
+            if not member.subscriber.gone:
+                member.subscriber.lost()
+
+    async def _begun_anew(self, member: Member, gap: Gap) -> None:
         subscriber = member.subscriber
         if _wants_snapshot(member.bindings):
             faults = await self._beginnings.begin(member)
             if subscriber.gone:
+                self._beginnings.go(member)
                 return
             for text in faults.values():
                 subscriber.told("error", text)

@@ -4,8 +4,8 @@ import asyncio
 import random
 import time
 import traceback
-from collections.abc import Awaitable, Callable, Iterable
-from typing import Final
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from typing import Any, Final
 
 import asyncpg
 import structlog
@@ -109,3 +109,15 @@ class Parts:
                 delay, told = _BACKOFF[0], False
             await asyncio.sleep(delay * (0.5 + random.random() / 2))
             delay = min(delay * 2, _BACKOFF[1])
+
+
+async def beside(work: Coroutine[Any, Any, None], aside: Coroutine[Any, Any, None]) -> None:
+    """Do ``work`` while ``aside`` goes on: where that fails, so does this."""
+    working, going = asyncio.ensure_future(work), asyncio.ensure_future(aside)
+    try:
+        await asyncio.wait({working, going}, return_when=asyncio.FIRST_COMPLETED)
+        (working if working.done() else going).result()
+    finally:
+        working.cancel()
+        going.cancel()
+        await asyncio.gather(working, going, return_exceptions=True)

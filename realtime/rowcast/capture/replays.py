@@ -12,9 +12,9 @@ was at the present a moment ago; where it takes too long the reader goes on, and
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
 import asyncpg
 import structlog
@@ -22,6 +22,7 @@ import structlog
 from rowcast.capture import outbox
 from rowcast.capture.acceptance import Accepted
 from rowcast.capture.delivery import Delivery
+from rowcast.capture.parts import beside
 from rowcast.capture.reader import HistoryLost, Reader
 from rowcast.hub.feed import Subscriber
 from rowcast.hub.lanes import Lane
@@ -223,7 +224,7 @@ class Replays:
             try:
                 await delivery.reader.open(connection, pooled=pooled)
                 answering = delivery.questions.run(connect("replay filters"), lambda: None)
-                await _beside(self._bring_on(connection, delivery, size, newest=newest), answering)
+                await beside(self._bring_on(connection, delivery, size, newest=newest), answering)
             finally:
                 connection.terminate()
 
@@ -369,6 +370,11 @@ class Replays:
         self._parked.add(parked)
         parked.add_done_callback(self._parked.discard)
 
+    def end(self) -> None:
+        """Wait for nobody any more."""
+        for parked in self._parked:
+            parked.cancel()
+
     def _lose(self, group: _Group, reason: str, text: str) -> None:
         log.warning("replay_lost", reason=text, subscribers=len(group.members))
         for member in group.members.values():
@@ -388,15 +394,3 @@ async def _end_of_leg(connection: asyncpg.Connection, base: Snapshot, present: S
 
 def _is_full(lane: Lane) -> bool:
     return lane.queued > min(_FULL, lane.limit // 4) and not lane.closing
-
-
-async def _beside(work: Coroutine[Any, Any, None], aside: Coroutine[Any, Any, None]) -> None:
-    """Do ``work`` while ``aside`` goes on: where that fails, so does this."""
-    working, going = asyncio.ensure_future(work), asyncio.ensure_future(aside)
-    try:
-        await asyncio.wait({working, going}, return_when=asyncio.FIRST_COMPLETED)
-        (working if working.done() else going).result()
-    finally:
-        working.cancel()
-        going.cancel()
-        await asyncio.gather(working, going, return_exceptions=True)

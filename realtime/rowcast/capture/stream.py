@@ -181,13 +181,17 @@ class Stream:
         listen = self._listener.poll if pooled else self._listener.run
         self._started.set()
         forever = self._parts.forever
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(forever("keeper", self._keep))
-            tasks.create_task(forever("reader", self._read))
-            tasks.create_task(forever("listener", listen))
-            tasks.create_task(forever("filters", self._judge))
-            for name in _REPLAYS:
-                tasks.create_task(forever(name, partial(self._replay, name)))
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(forever("keeper", self._keep))
+                tasks.create_task(forever("reader", self._read))
+                tasks.create_task(forever("listener", listen))
+                tasks.create_task(forever("filters", self._judge))
+                for name in _REPLAYS:
+                    tasks.create_task(forever(name, partial(self._replay, name)))
+        finally:
+            self._joining.end()
+            self._replays.end()
 
     async def _connect(self, purpose: str) -> asyncpg.Connection:
         return await connect(self._direct_dsn, purpose=purpose, pooled=self._pooled, patience=self._patience)
