@@ -234,7 +234,8 @@ class Channel:
                 closed = self._waiters.next()
                 self._client._leave(self)
                 await closed
-        await self._flush()
+        if self._keeper is not None:
+            await self._keeper.flush()
 
     async def _subscribed(self) -> Self:
         if self.state is ChannelState.CLOSED:
@@ -274,9 +275,9 @@ class Channel:
         self._mailbox.discard()
         self._given_up.set()
 
-    async def _flush(self) -> None:
+    async def _close(self) -> None:
         if self._keeper is not None:
-            await self._keeper.flush()
+            await self._keeper.close()
 
     def _refuse(self, error: RowcastError) -> None:
         for waiters in (self._waiters, *(rows._waiters for rows in self._rows)):

@@ -149,7 +149,7 @@ class Client:
         await self._tasks.finish(_GRACE)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_GRACE):
-                await asyncio.gather(*(channel._flush() for channel in self._channels.values()))
+                await asyncio.gather(*(channel._close() for channel in self._channels.values()))
 
     def channel(self, name: str, *, private: bool = False) -> Channel:
         """The channel of this name, with or without ``realtime:`` before it. One object per name.

@@ -61,9 +61,7 @@ class Keeper:
     async def flush(self) -> None:
         """Save what is not saved yet."""
         async with self._lock:
-            if self._timer is not None:
-                self._timer.cancel()
-                self._timer = None
+            self._disarm()
             if (position := self._unsaved) is None:
                 return
             try:
@@ -72,7 +70,11 @@ class Keeper:
                 error = fault if isinstance(fault, RowcastError) else self._failed("save", fault)
                 error.__cause__ = error.__cause__ or (None if error is fault else fault)
                 self._report(error)
-                self._arm(max(self._every or 0, _AGAIN))
+                if self._every is None:
+                    # Later it might undo what a callback saved meanwhile: the next position is tried instead.
+                    self._unsaved, self._blank = None, True
+                elif self._timer is None:
+                    self._arm(max(self._every, _AGAIN))
                 return
             self._saved = position
             if self._unsaved is position:
@@ -80,11 +82,14 @@ class Keeper:
             elif self._timer is None:
                 self._arm(self._every or _AGAIN)
 
+    async def close(self) -> None:
+        """Save what is not saved yet, and try no more."""
+        await self.flush()
+        self._disarm()
+
     def yield_to(self, other: "Keeper | None") -> None:
         """Save no more by itself: the channel has another keeper, or none. What is unsaved is the other's."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._disarm()
         if self._unsaved is None:
             return
         if other is not None and (other._store, other.key) == (self._store, self.key):
@@ -95,6 +100,11 @@ class Keeper:
     def _arm(self, seconds: float) -> None:
         loop = asyncio.get_running_loop()
         self._timer = loop.call_later(seconds, self._due)
+
+    def _disarm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     def _due(self) -> None:
         self._timer = None

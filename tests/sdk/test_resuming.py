@@ -179,6 +179,26 @@ async def test_a_store_without_a_position_is_given_that_of_the_subscription(
         assert store.positions == {"todos": "p1" if every else "p0"}
 
 
+async def test_a_first_position_that_cannot_be_saved_undoes_nothing_later(
+    peer: Any, connect: Connect, heard: Any
+) -> None:
+    store, faults = Shelf(), asyncio.Queue[RowcastError](9)
+    client = connect(on_error=faults.put_nowait)
+    channel = client.channel("todos").on("postgres_changes", heard.change, table="todos")
+    channel.subscribe(resume=store, save_every=None)
+    line = await peer.line()
+    join = await line.accept(confirm=False)
+    store.faults = 1
+    await line.system(join, "ok", "Subscribed to PostgreSQL", position="p0")
+    assert isinstance(await faults.get(), StoreError)
+    for number in (1, 2):
+        await line.insert(TOPIC, {"id": number}, seq=number, position=f"p{number}")
+        await heard.next_change()
+    assert await store.saved() == "p1"
+    await client.close()
+    assert store.positions == {"todos": "p1"}
+
+
 async def test_a_callback_that_raises_is_called_again_and_nothing_passes_it(
     peer: Any, connect: Connect, heard: Any
 ) -> None:
