@@ -4,7 +4,7 @@ import asyncio
 import sys
 from collections.abc import Awaitable, Callable
 
-from benchmarks import fanout, latency, matching, replay, visibility, writes
+from benchmarks import fanout, latency, matching, recovery, replay, visibility, writes
 from benchmarks.machine import postgres
 from rowcast.dev.postgres import Postgres
 
@@ -39,6 +39,7 @@ def main() -> int:
         *_measure("Writers", writes.measure),
         *_measure("Delivery", latency.measure),
         *_measure("Replay", replay.measure),
+        *_measure("Recovery", recovery.measure),
         *_measure("Matching", matching.measure),
         *_measure("Row level security", visibility.measure),
         *_measure("Row level security, delivered", fanout.measure),

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import urllib.request
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from rowcast.dev.account import current_account
@@ -34,32 +33,58 @@ def postgres() -> Iterator[Postgres]:
         server.discard()
 
 
-@dataclass(frozen=True, slots=True)
 class Attached:
-    """A server that runs."""
+    """``rowcast serve`` for a database, on a port that it keeps."""
 
-    url: str
-    pid: int
+    def __init__(self, dsn: str) -> None:
+        port = free_port()
+        self.url = f"http://127.0.0.1:{port}"
+        self._environment = {
+            **os.environ,
+            "DATABASE_URL": dsn,
+            "ROWCAST_JWT_SECRET": SECRET,
+            "PORT": str(port),
+            "ROWCAST_LOG_LEVEL": "critical",
+            "ROWCAST_DRAIN_SECONDS": "0",
+        }
+        self._process: asyncio.subprocess.Process | None = None
+
+    @property
+    def pid(self) -> int:
+        """Of the process."""
+        assert self._process is not None
+        return self._process.pid
+
+    async def start(self) -> None:
+        """Start it, and wait until it is ready."""
+        self._process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "rowcast.cli.main", "serve", env=self._environment
+        )
+        await self.ready()
+
+    async def ready(self) -> None:
+        """Wait until it is ready."""
+        async with asyncio.timeout(_READY_SECONDS):
+            while not await asyncio.to_thread(_ready, self.url):  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+
+    async def end(self, *, kill: bool = False) -> None:
+        """Stop it, or kill it."""
+        if self._process is not None:
+            (self._process.kill if kill else self._process.terminate)()
+            await self._process.wait()
+            self._process = None
 
 
 @contextlib.asynccontextmanager
 async def attached(dsn: str) -> AsyncIterator[Attached]:
-    """``rowcast serve`` for a database."""
-    port = free_port()
-    environment = {**os.environ, "DATABASE_URL": dsn, "ROWCAST_JWT_SECRET": SECRET, "PORT": str(port)}
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "rowcast.cli.main", "serve",
-        env={**environment, "ROWCAST_LOG_LEVEL": "error"},
-    )  # fmt: skip
-    url = f"http://127.0.0.1:{port}"
+    """A server that runs as long as the context is open."""
+    server = Attached(dsn)
     try:
-        async with asyncio.timeout(_READY_SECONDS):
-            while not await asyncio.to_thread(_ready, url):  # noqa: ASYNC110
-                await asyncio.sleep(0.05)
-        yield Attached(url, process.pid)
+        await server.start()
+        yield server
     finally:
-        process.terminate()
-        await process.wait()
+        await server.end()
 
 
 def _ready(url: str) -> bool:
