@@ -23,7 +23,7 @@ from rowcast.protocol.messages import ClientMessage, MalformedMessage, Ref, Serv
 from rowcast.session.admission import Limits
 from rowcast.session.channel import PREFIX
 from rowcast.session.connection import Connection
-from rowcast.session.wants import Attach, Authorize, Close, Detach, Send, Want
+from rowcast.session.wants import Attach, Authorize, Close, Detach, Enter, Publish, Send, Want
 
 _START: Final = 1_000_000.0
 _LIMITS: Final = Limits(channels=3, bindings=3, entries_size=2000, topic_size=64)
@@ -83,6 +83,7 @@ class _Conversation:
         self._joined: defaultdict[str, list[Ref]] = defaultdict(list)
         self._attempts: dict[int, int] = {}
         self._known: set[int] = set()
+        self._entered: set[int] = set()
         self._due: deque[Attach] = deque()
         self._late: list[tuple[float, Send | Close]] = []
         self._over = False
@@ -115,6 +116,7 @@ class _Conversation:
             assert isinstance(want, Detach)
             self._take([want])
         assert not self._attempts, "a subscription outlives its connection"
+        assert not self._entered, "a member outlives its connection"
         assert not self._seats.taken, "a seat outlives its connection"
 
     def _say(self, frame: bytes, *, binary: bool) -> None:
@@ -175,8 +177,14 @@ class _Conversation:
                     self._attempts[channel] = want.attempt
                     self._known.add(channel)
                     self._due.append(want)
+                case Enter(channel, topic):
+                    assert self._joined[topic], "entered before its join is answered"
+                    self._entered.add(channel)
+                case Publish(channel):
+                    assert channel in self._entered
                 case Detach(channel):
-                    del self._attempts[channel]
+                    self._attempts.pop(channel, None)
+                    self._entered.discard(channel)
                 case Close(_, _, delay):
                     self._over = True
                     if delay:

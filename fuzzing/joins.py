@@ -17,7 +17,7 @@ from rowcast.protocol.messages import ClientMessage, Version
 from rowcast.session.admission import Limits
 from rowcast.session.channel import PREFIX
 from rowcast.session.connection import Connection
-from rowcast.session.wants import Attach, Authorize, Send
+from rowcast.session.wants import Attach, Authorize, Enter, Send
 
 _EVENTS: Final = {"*", "INSERT", "UPDATE", "DELETE"}
 _LIMITS: Final = Limits(bindings=5)
@@ -75,12 +75,14 @@ def _check_refusal(entry: dict[str, Any], text: str) -> None:
 
 
 def _answer(name: str, payload: Any) -> tuple[Send, Attach | None]:
-    """The reply, which comes first, and what is to be attached, which comes last."""
+    """The reply, which comes first, and what is to be attached, which comes before the topic is entered."""
     conversation = Connection(Version.V2, "anon", _verify, _LIMITS, 0.0, RateWindow(100))
     wants = conversation.receive(ClientMessage(PREFIX + name, "phx_join", payload, "2", "1"), 0.0)
     if isinstance(wants[-1], Authorize):
         assert len(wants) == 1
         wants = conversation.authorized(Allowed(True, True), 0.0)
+    if isinstance(wants[-1], Enter):
+        wants.pop()
     first, last = wants[0], wants[-1]
     assert isinstance(first, Send)
     assert (first.message.event, first.message.ref, first.message.join_ref) == ("phx_reply", "2", "1")

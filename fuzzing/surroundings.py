@@ -1,7 +1,7 @@
 """A connection's surroundings in memory: a loop whose time stands still, a transport, and a feed."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Final
 
 from rowcast.hub.feed import Subscribed, Subscriber
@@ -154,6 +154,9 @@ class Feed:
         await asyncio.sleep(0)
         return Subscribed((), True, self.position)
 
+    def position_of(self, subscribers: Collection[Subscriber]) -> str | None:
+        return self.position
+
     def unsubscribe(self, subscriber: Subscriber) -> None:
         subscriber.gone = True
         if subscriber in self.subscribers:
@@ -168,3 +171,9 @@ class Door:
         if len(request.topic) % 4 == 0:
             raise ChannelUnavailable("UnableToConnectToProject", "no database")
         return Allowed(broadcast=len(request.topic) % 2 == 0, presence=presence)
+
+    async def may_write(self, request: ChannelRequest) -> Allowed:
+        await asyncio.sleep(0)
+        if len(request.topic) % 3 == 0:
+            raise ChannelUnavailable("UnableToConnectToProject", "no database")
+        return Allowed(broadcast=len(request.topic) % 2 == 0)

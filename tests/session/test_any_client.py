@@ -8,7 +8,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from rowcast.model.allowed import Allowed
 from rowcast.protocol.messages import ClientMessage, ServerMessage, Version
-from rowcast.session.wants import Attach, Authorize, Close, Detach, Send, Want
+from rowcast.session.wants import Attach, Authorize, Close, Detach, Enter, Publish, Send, Want
 from support.sessions import CHANGES, EVERY_ANSWER, NOW, Answer, connection, ok
 
 
@@ -22,6 +22,7 @@ class Conversation(RuleBasedStateMachine):
         self.connection = connection(idle_timeout=1e9)
         self.joined: dict[str, str] = {}
         self.attached: set[int] = set()
+        self.entered: set[int] = set()
         self.attempts: list[Attach] = []
         self.asked: list[Authorize] = []
         self.private: set[str] = set()
@@ -47,9 +48,14 @@ class Conversation(RuleBasedStateMachine):
                 case Authorize():
                     assert want is wants[-1]
                     self.asked.append(want)
+                case Enter():
+                    self.entered.add(want.channel)
+                case Publish():
+                    assert want.channel in self.entered
                 case Detach(channel):
-                    assert channel in self.attached, "detached, and never attached"
-                    self.attached.remove(channel)
+                    assert channel in self.entered, "over, and never begun"
+                    self.entered.remove(channel)
+                    self.attached.discard(channel)
                 case Close():
                     raise AssertionError("closed without a reason")
         return messages

@@ -61,7 +61,7 @@ def test_a_channel_too_many_is_refused_until_another_is_left() -> None:
 
 def test_entries_beyond_the_limit_are_echoed_and_not_subscribed() -> None:
     entries = [{"event": "*", "table": "a"}, {"event": "*", "table": "b"}]
-    echo, told, attach = join(connection(bindings=1), "a", {"postgres_changes": entries})
+    echo, told, attach, _ = join(connection(bindings=1), "a", {"postgres_changes": entries})
     assert isinstance(echo, Send)
     assert len(echo.message.payload["response"]["postgres_changes"]) == 2
     assert isinstance(told, Send)

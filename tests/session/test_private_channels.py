@@ -11,7 +11,7 @@ from rowcast.model.seats import Seats
 from rowcast.protocol.messages import ClientMessage, Version
 from rowcast.session.admission import Limits
 from rowcast.session.connection import Connection
-from rowcast.session.wants import Attach, Authorize, Detach, Send, Want
+from rowcast.session.wants import Attach, Authorize, Detach, Enter, Send, Want
 
 NOW = 1_000_000.0
 BOTH = Allowed(True, True)
@@ -72,7 +72,7 @@ def test_the_policies_are_asked_before_anything_is_answered(presence: bool) -> N
 def test_a_channel_is_joined_where_one_kind_of_message_may_be_read(allowed: Allowed) -> None:
     conversation = connection()
     join(conversation, postgres_changes=CHANGES)
-    reply, attach = conversation.authorized(allowed, NOW)
+    reply, attach, _ = conversation.authorized(allowed, NOW)
     ((_, event, payload, _),) = sent([reply])
     assert (event, payload["status"]) == ("phx_reply", "ok")
     assert isinstance(attach, Attach)
@@ -182,7 +182,7 @@ def test_a_token_may_give_more(had: Allowed) -> None:
     join(conversation)
     conversation.authorized(had, NOW)
     refresh(conversation, "authenticated")
-    assert conversation.authorized(BOTH, NOW) == []
+    assert conversation.authorized(BOTH, NOW) == [Enter(1, "realtime:room", True, False, True)]
     refresh(conversation, "anon")
     assert sent(conversation.authorized(had, NOW)) == shut(GONE)
 

@@ -132,7 +132,7 @@ def test_heartbeat_join_leave_and_odd_frames_under_2_0_0() -> None:
         ('["6","6","realtime:room-a","phx_join",{}]',
          ['["6","6","realtime:room-a","phx_reply",{"status":"ok","response":{"postgres_changes":' + ROOM
           + '}}]', '["2","2","realtime:room-a","phx_close",{}]', '["6"' + refused]),
-        # Pushes with the reference of an older join are heard; broadcasts are not offered yet.
+        # Pushes with the reference of an older join are heard; without `ack` there is no answer.
         ('["2",null,"realtime:room-a","broadcast",{"type":"broadcast","event":"x","payload":{}}]', []),
         ('["6","7","realtime:room-a","phx_leave",{}]',
          ['["6","7","realtime:room-a","phx_reply",{"status":"ok","response":{}}]',

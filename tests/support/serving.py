@@ -57,11 +57,20 @@ class Door:
 
     allowed: Allowed = field(default_factory=Allowed)
     failures: list[Exception] = field(default_factory=list)
+    writable: Allowed = field(default_factory=Allowed)
+    #: How often it was asked what may be written.
+    asked: int = 0
 
     async def may_read(self, request: ChannelRequest, *, presence: bool) -> Allowed:
         if self.failures:
             raise self.failures.pop()
         return self.allowed
+
+    async def may_write(self, request: ChannelRequest) -> Allowed:
+        self.asked += 1
+        if self.failures:
+            raise self.failures.pop()
+        return self.writable
 
 
 @dataclass

@@ -1,9 +1,13 @@
-"""Text frames of both protocol versions: objects in 1.0.0, arrays in 2.0.0. This module performs no I/O."""
+"""Frames of both protocol versions: objects in 1.0.0, arrays in 2.0.0, users' broadcasts in binary.
+
+This module performs no I/O.
+"""
 
 from typing import Any, Final
 
 import msgspec
 
+from rowcast.protocol.broadcasts import UserBroadcast
 from rowcast.protocol.messages import ClientMessage, MalformedMessage, Ref, ServerMessage, Version
 
 _decode: Final = msgspec.json.Decoder().decode
@@ -11,6 +15,9 @@ _encode: Final = msgspec.json.Encoder().encode
 _V2_SLOTS: Final = 5
 _USER_BROADCAST_PUSH: Final = 3
 _PUSH_HEADER: Final = 7
+#: Where the header says whether the payload is JSON.
+_ENCODING: Final = 6
+_RAW: Final = 0
 #: As many bytes as a binary frame can hold. References are kept, and sent back.
 _MAX_REF: Final = 255
 
@@ -39,7 +46,10 @@ def decode_text(text: str | bytes, version: Version) -> ClientMessage:
 
 
 def decode_binary(data: bytes, version: Version) -> ClientMessage:
-    """Read a binary frame: a user's broadcast under 2.0.0. Raises MalformedMessage."""
+    """Read a binary frame: a user's broadcast under 2.0.0, which is the payload.
+
+    What it says beside (metadata) is dropped. Raises MalformedMessage.
+    """
     if version is not Version.V2 or len(data) < _PUSH_HEADER or data[0] != _USER_BROADCAST_PUSH:
         raise MalformedMessage("a binary frame of no known kind")
     sizes, at, parts = data[1:6], _PUSH_HEADER, []
@@ -52,8 +62,8 @@ def decode_binary(data: bytes, version: Version) -> ClientMessage:
         join_ref, ref, topic, event, _ = (part.decode() for part in parts)
     except UnicodeDecodeError as error:
         raise MalformedMessage("a binary frame with a header that is no UTF-8") from error
-    payload = {"type": "broadcast", "event": event, "payload": data[at:]}
-    return ClientMessage(topic, "broadcast", payload, ref or None, join_ref or None)
+    broadcast = UserBroadcast(event, data[at:], raw=data[_ENCODING] == _RAW)
+    return ClientMessage(topic, "broadcast", broadcast, ref or None, join_ref or None)
 
 
 def encode(message: ServerMessage, version: Version) -> bytes:

@@ -31,7 +31,7 @@ Ref = str | int | None
 
 @dataclass(frozen=True, slots=True)
 class ClientMessage:
-    """A message from a client. ``payload`` is any JSON value."""
+    """A message from a client. ``payload`` is any JSON value, or the ``UserBroadcast`` of a binary frame."""
 
     topic: str
     event: str

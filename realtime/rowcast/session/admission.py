@@ -2,8 +2,10 @@
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from typing import Any
 
-from rowcast.model.binding import Binding, BindingError, parse_binding
+from rowcast.model.allowed import Allowed, ChannelUnavailable
+from rowcast.model.binding import Binding, BindingError, binding_id, parse_binding
 from rowcast.model.rates import RateWindow
 from rowcast.model.seats import Seats
 from rowcast.protocol.join import JoinError, JoinPayload, parse_join
@@ -15,6 +17,8 @@ TOO_MANY_JOINS = "Too many joins per second"
 #: The same where as many connections as are allowed have a channel.
 TOO_MANY_USERS = "Too many connected users"
 NO_SEAT = f"ConnectionRateLimitReached: {TOO_MANY_USERS}"
+_UNREADABLE = "You do not have permissions to read from this Channel topic"
+_UNREADABLE_NOW = "You no longer have permission to read from this Channel topic"
 _MANY = 10
 
 
@@ -28,6 +32,8 @@ class Limits:
 
     ``bindings`` bounds the entries of one join, ``entries_size`` those of all channels together, as JSON;
     ``refusals`` the refused joins whose replies are still due. ``private_only`` leaves out public channels.
+    ``payload_size`` bounds a broadcast, ``events_per_second`` is the average of a minute; with
+    ``silent_denials`` nobody is told that a broadcast may not be sent.
     """
 
     channels: int = 100
@@ -40,6 +46,9 @@ class Limits:
     no_channel_timeout: float = 600.0
     refusal_delay: float = 5.0
     private_only: bool = False
+    payload_size: int = 3_000_500
+    events_per_second: float = 100
+    silent_denials: bool = False
 
 
 def admit(
@@ -80,6 +89,34 @@ def admit(
     return payload
 
 
+def refusal(name: str, payload: JoinPayload, allowed: Allowed | None, *, full: bool) -> str | None:
+    """Why a join is refused that was admitted, or None.
+
+    ``allowed`` is what a private channel may read; ``full`` says that there is no seat any more for one.
+    """
+    replay = payload.broadcast.replay
+    if allowed and full:
+        # Another connection took the last one while the policies were asked.
+        return NO_SEAT
+    if allowed is not None and not (allowed.broadcast if replay is not None else allowed):
+        return f"Unauthorized: {_UNREADABLE}: {name}"
+    if replay is not None:
+        return f"UnableToReplayMessages: {replay.refusal(private=allowed is not None)}"
+    return None
+
+
+def unreadable(channel: Channel, answer: Allowed | ChannelUnavailable) -> str | None:
+    """Why a private channel ends when this is what its new token may read, or None."""
+    had = channel.readable or Allowed()
+    if isinstance(answer, ChannelUnavailable):
+        return answer.text
+    if not answer:
+        return f"{_UNREADABLE}: {channel.name}"
+    if (had.broadcast and not answer.broadcast) or (had.presence and not answer.presence):
+        return f"{_UNREADABLE_NOW}: {channel.name}"
+    return None
+
+
 def usable_bindings(payload: JoinPayload, limits: Limits) -> tuple[list[Binding], list[str]]:
     """The bindings of a join, and why others of its entries are none."""
     bindings, errors = [], []
@@ -94,3 +131,8 @@ def usable_bindings(payload: JoinPayload, limits: Limits) -> tuple[list[Binding]
             "are not subscribed. Use another channel for them."
         )
     return bindings, errors
+
+
+def echo(entry: dict[str, Any]) -> dict[str, Any]:
+    """An entry as the reply has it: the id of ours first, whatever the client called its own."""
+    return {"id": binding_id(entry), **{name: entry[name] for name in sorted(entry) if name != "id"}}

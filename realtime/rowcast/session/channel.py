@@ -18,6 +18,8 @@
     not read
     database away,   `system` error or ok, to who asked to be told             joined
     or back
+    broadcast        see ``session.broadcasts``                                joined
+    one too many     `system` error, phx_close                                gone
     history lost     phx_error                                                gone; the client joins again
 
 The reply of a join is the first message of its channel: everything else is made from here, after it.
@@ -31,7 +33,7 @@ from rowcast.model.allowed import Allowed
 from rowcast.model.binding import Binding
 from rowcast.model.claims import Claims
 from rowcast.protocol.messages import Ref, ServerMessage
-from rowcast.session.wants import Attach
+from rowcast.session.wants import Attach, Enter
 
 PREFIX = "realtime:"
 AWAY = "The database is not reachable: changes wait"
@@ -53,7 +55,9 @@ class Channel:
     """State of a joined channel. ``key`` is unique in its connection; ``join_ref`` is that of its join.
 
     ``size`` is that of its entries, in bytes; ``legacy`` a channel that joined the old way; ``readable`` what
-    a private one may receive, None for a public one, and ``presence`` whether it asked for that.
+    a private one may receive, None for a public one, and ``writable`` what it may send, None until that was
+    asked; ``presence`` is whether it asked for that, ``echo`` whether it hears itself, and ``ack`` whether
+    its broadcasts are answered.
     ``token_warning`` is how many seconds before its token ends it wants to be told, None where it does not;
     ``warned`` whether it was. ``gap`` and ``group`` are what its Attach says of them; ``health`` whether it
     wants to be told when the database is away. ``resume`` is the position that it resumes from, until it is
@@ -71,6 +75,9 @@ class Channel:
     legacy: bool = False
     readable: Allowed | None = None
     presence: bool = False
+    writable: Allowed | None = None
+    echo: bool = False
+    ack: bool = False
     attempt: int = 0
     attached: bool = False
     token_warning: float | None = None
@@ -96,8 +103,13 @@ class Channel:
         return self.claims.expires_at - self.token_warning
 
     def take(self, token: str, claims: Claims) -> None:
-        """It has a new token, of which it was told nothing."""
-        self.token, self.claims, self.warned = token, claims, False
+        """It has a new token, of which it was told nothing, and which may write what it may."""
+        self.token, self.claims, self.warned, self.writable = token, claims, False, None
+
+    def enter(self) -> Enter:
+        """Hear its topic, for the first time or by other rights."""
+        hears = self.readable is None or self.readable.broadcast
+        return Enter(self.key, self.topic, self.readable is not None, self.echo, hears)
 
     def warn(self, now: float) -> ServerMessage:
         """That its token ends soon. The text is for people; ``expires_in`` is in seconds."""

@@ -6,17 +6,25 @@ returns what is wanted, in order.
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
 
 from rowcast.model.allowed import Allowed, ChannelUnavailable
-from rowcast.model.binding import binding_id
 from rowcast.model.claims import Claims, TokenError
 from rowcast.model.rates import RateWindow
 from rowcast.model.seats import Seats
 from rowcast.protocol.join import JoinError, JoinPayload, usable_token
-from rowcast.protocol.messages import ClientMessage, Ref, ServerMessage, Version, reply
-from rowcast.session.admission import NO_SEAT, TOO_MANY_JOINS, Limits, TooManyJoins, admit, usable_bindings
+from rowcast.protocol.messages import ClientMessage, Ref, Version, reply
+from rowcast.session.admission import (
+    TOO_MANY_JOINS,
+    Limits,
+    TooManyJoins,
+    admit,
+    echo,
+    refusal,
+    unreadable,
+    usable_bindings,
+)
+from rowcast.session.asked import Asked
+from rowcast.session.broadcasts import TOO_MANY_EVENTS, Broadcasts
 from rowcast.session.channel import CHANGES, PREFIX, Channel
 from rowcast.session.wants import Authorize, Close, Detach, Send, Want
 
@@ -24,28 +32,11 @@ SUBSCRIBED = "Subscribed to PostgreSQL"
 #: The original closes with 1000 or 1001 then, after which the official Python client never connects again.
 TRY_AGAIN_LATER = 1013
 NO_CHANNEL = 4004
-_UNREADABLE = "You do not have permissions to read from this Channel topic"
-_UNREADABLE_NOW = "You no longer have permission to read from this Channel topic"
 _DISABLED = "RealtimeDisabledForConfiguration"
 _NOT_IN_TIME = "PostgresChangesSubscribeTimeout: the subscription was not confirmed in time"
-_NOT_OFFERED = {"broadcast": "Broadcast", "presence": "Presence"}
+_NOT_OFFERED = "Presence is not available on this server"
 
 Verify = Callable[[str, float], Claims]
-
-
-@dataclass(frozen=True, slots=True)
-class _Asked:
-    """A join whose policies are being asked, or the token of a channel that has joined.
-
-    ``last`` is what is sent once the join was answered.
-    """
-
-    message: ClientMessage
-    token: str
-    claims: Claims
-    payload: JoinPayload | None = None
-    last: tuple[ServerMessage, ...] = ()
-    key: int | None = None
 
 
 class Connection:
@@ -76,7 +67,8 @@ class Connection:
         self._over = False
         self._channels: dict[str, Channel] = {}
         self._next_key = 0
-        self._asked: _Asked | None = None
+        self._asked: Asked | None = None
+        self._broadcasts = Broadcasts(limits)
 
     @property
     def joined(self) -> bool:
@@ -98,18 +90,20 @@ class Connection:
                 return self._join(message, channel, now)
             case "phx_leave" if channel is None:
                 return [Send(reply(message.topic, message.ref, message.join_ref, "ok", {}))]
-            case _ if channel is None:
+            case _ if channel is None or (message.event == "broadcast" and channel.answer is not None):
                 return [Send(reply(message.topic, message.ref, None, "error", {"reason": "unmatched topic"}))]
             case "phx_leave":
                 answer = reply(channel.topic, message.ref, channel.join_ref, "ok", {})
                 return [Send(answer), *self._end(channel, "phx_close", now)]
             case "access_token":
                 return self._refresh(channel, message, now)
-            case "broadcast" | "presence" if message.ref is not None:
-                reason = f"{_NOT_OFFERED[message.event]} is not available on this server"
-                return [
-                    Send(reply(channel.topic, message.ref, channel.join_ref, "error", {"reason": reason}))
-                ]
+            case _ if not self._broadcasts.take(now):
+                return self._shut(channel, TOO_MANY_EVENTS, now)
+            case "broadcast":
+                return self._push(channel, message)
+            case "presence" if message.ref is not None:
+                refused = {"reason": _NOT_OFFERED}
+                return [Send(reply(channel.topic, message.ref, channel.join_ref, "error", refused))]
             case _:
                 return []
 
@@ -134,6 +128,7 @@ class Connection:
                 return self._reject(channel, f"{_DISABLED}: {refused[0]}", self._heard)
             wants += [Send(one) for one in (channel.answer, *channel.after_answer)]
             channel.answer, channel.wait_until = None, math.inf
+            wants.append(channel.enter())
         channel.attached = ok
         wants += [Send(channel.system("error", text, CHANGES)) for text in refused]
         if ok:
@@ -146,6 +141,9 @@ class Connection:
         asked, self._asked = self._asked, None
         if asked is None:
             return []
+        if asked.writes:
+            channel = self._by_key(asked.key)
+            return [] if channel is None else self._broadcasts.judged(channel, asked.message, answer)
         if asked.payload is None:
             return self._reread(asked, answer, now)
         wants, delay = self._answer(asked.message, asked.payload, asked.token, asked.claims, answer, now)
@@ -215,7 +213,7 @@ class Connection:
 
     def end(self) -> list[Want]:
         """The socket is gone."""
-        wants: list[Want] = [Detach(channel.key) for channel in self._channels.values() if channel.bindings]
+        wants: list[Want] = [Detach(channel.key) for channel in self._channels.values()]
         if self._channels:
             self._seats.leave()
         self._channels.clear()
@@ -240,7 +238,7 @@ class Connection:
             self._over = isinstance(error, TooManyJoins)
         else:
             if payload.private:
-                self._asked = _Asked(message, token, claims, payload, last)
+                self._asked = Asked(message, token, claims, payload, last)
                 name = message.topic.removeprefix(PREFIX)
                 return [*wants, Authorize(name, claims, payload.presence.enabled)]
             answered, delay = self._answer(message, payload, token, claims, None, now)
@@ -266,17 +264,9 @@ class Connection:
         """Open a channel, or refuse it; and how late that is answered. ``answer`` is a private one's."""
         name = message.topic.removeprefix(PREFIX)
         if isinstance(answer, ChannelUnavailable):
-            reason = answer.reason
-        elif answer and not self._channels and self._seats.full:
-            # Another connection took the last one while the policies were asked.
-            reason = NO_SEAT
-        elif answer is not None and not (
-            answer.broadcast if payload.broadcast.replay is not None else answer
-        ):
-            reason = f"Unauthorized: {_UNREADABLE}: {name}"
-        elif payload.broadcast.replay is not None:
-            reason = f"UnableToReplayMessages: {payload.broadcast.replay.refusal(private=answer is not None)}"
-        else:
+            return self._refuse(message, answer.reason), self._limits.refusal_delay
+        full = not self._channels and self._seats.full
+        if (reason := refusal(name, payload, answer, full=full)) is None:
             return self._open(message, payload, token, claims, answer, now), 0.0
         return self._refuse(message, reason), self._limits.refusal_delay
 
@@ -302,6 +292,8 @@ class Connection:
             payload.legacy,
             readable,
             payload.presence.enabled,
+            echo=payload.broadcast.echo,
+            ack=payload.broadcast.ack,
             token_warning=payload.token_warning,
             health=payload.health,
             resume=payload.resume,
@@ -312,8 +304,8 @@ class Connection:
             self._seats.take()
         self._channels[message.topic] = channel
         self._empty_since = None
-        echo = [_echo(entry) for entry in payload.entries]
-        answer = reply(message.topic, message.ref, channel.join_ref, "ok", {CHANGES: echo})
+        entries = [echo(entry) for entry in payload.entries]
+        answer = reply(message.topic, message.ref, channel.join_ref, "ok", {CHANGES: entries})
         if payload.wait is not None and payload.entries:
             channel.answer, channel.wait_until = answer, now + payload.wait
             if errors:
@@ -321,7 +313,7 @@ class Connection:
             return self._attach(channel)
         wants: list[Want] = [Send(answer)]
         wants += [Send(channel.system("error", error, CHANGES)) for error in errors]
-        return wants + self._attach(channel)
+        return [*wants, *self._attach(channel), channel.enter()]
 
     def _reject(self, channel: Channel, reason: str, now: float) -> list[Want]:
         """Refuse a join whose reply waited."""
@@ -330,9 +322,7 @@ class Connection:
         return [*self._forget(channel, now), Send(refusal, self._limits.refusal_delay)]
 
     def _attach(self, channel: Channel) -> list[Want]:
-        if not channel.bindings:
-            return []
-        return [channel.attach()]
+        return [channel.attach()] if channel.bindings else []
 
     # Tokens
 
@@ -346,26 +336,32 @@ class Connection:
         except TokenError as error:
             return self._shut(channel, error.text, now)
         if channel.readable is not None:
-            self._asked = _Asked(message, token, claims, key=channel.key)
+            self._asked = Asked(message, token, claims, key=channel.key)
             return [Authorize(channel.name, claims, channel.presence)]
         channel.take(token, claims)
         return self._attach(channel)
 
-    def _reread(self, asked: _Asked, answer: Allowed | ChannelUnavailable, now: float) -> list[Want]:
+    def _reread(self, asked: Asked, answer: Allowed | ChannelUnavailable, now: float) -> list[Want]:
         """A private channel has a new token: it ends if that takes a right away that the old one gave."""
         channel = self._by_key(asked.key)
         if channel is None or channel.readable is None:
             return []
-        if isinstance(answer, ChannelUnavailable):
-            return self._shut(channel, answer.text, now)
-        if not answer:
-            return self._shut(channel, f"{_UNREADABLE}: {channel.name}", now)
+        if (text := unreadable(channel, answer)) is not None:
+            return self._shut(channel, text, now)
+        assert isinstance(answer, Allowed)
         had = channel.readable
-        if (had.broadcast and not answer.broadcast) or (had.presence and not answer.presence):
-            return self._shut(channel, f"{_UNREADABLE_NOW}: {channel.name}", now)
         channel.take(asked.token, asked.claims)
         channel.readable = answer
-        return self._attach(channel)
+        heard = [] if channel.answer is not None or had == answer else [channel.enter()]
+        return [*self._attach(channel), *heard]
+
+    # Broadcasts
+
+    def _push(self, channel: Channel, message: ClientMessage) -> list[Want]:
+        wants = self._broadcasts.push(channel, message)
+        if wants and isinstance(wants[-1], Authorize):
+            self._asked = Asked(message, channel.token, channel.claims, key=channel.key, writes=True)
+        return wants
 
     # Ending
 
@@ -380,7 +376,7 @@ class Connection:
         if not self._channels:
             self._seats.leave()
             self._empty_since = now
-        return [Detach(channel.key)] if channel.bindings else []
+        return [Detach(channel.key)]
 
     def _by_key(self, key: int | None) -> Channel | None:
         return next((channel for channel in self._channels.values() if channel.key == key), None)
@@ -393,8 +389,3 @@ class Connection:
 
 def _join_ref(message: ClientMessage) -> Ref:
     return message.join_ref if message.join_ref is not None else message.ref
-
-
-def _echo(entry: dict[str, Any]) -> dict[str, Any]:
-    """An entry as the reply has it: the id of ours first, whatever the client called its own."""
-    return {"id": binding_id(entry), **{name: entry[name] for name in sorted(entry) if name != "id"}}

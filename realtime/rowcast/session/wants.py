@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from rowcast.model.binding import Binding
 from rowcast.model.claims import Claims
+from rowcast.protocol.broadcasts import Broadcast
 from rowcast.protocol.messages import ServerMessage
 
 
@@ -43,18 +44,42 @@ class Attach:
 class Authorize:
     """Ask what a private channel allows, and report by ``Connection.authorized``: the last thing wanted.
 
-    Nothing more is received before that: what a client says is heard in order. Without ``presence`` only
-    broadcasts are asked about.
+    Nothing more is received before that: what a client says is heard in order. It is asked what may be read,
+    without ``presence`` of broadcasts only; or, with ``writes``, what may be written.
     """
 
     name: str
     claims: Claims
     presence: bool
+    writes: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Enter:
+    """Have a channel hear what is sent to its topic: its join was answered. Wanted anew when ``hears``
+    changed.
+
+    ``echo`` says that it hears itself, ``hears`` whether it may hear broadcasts at all.
+    """
+
+    channel: int
+    topic: str
+    private: bool
+    echo: bool
+    hears: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Publish:
+    """Send a broadcast of a channel that has entered to its topic."""
+
+    channel: int
+    broadcast: Broadcast
 
 
 @dataclass(frozen=True, slots=True)
 class Detach:
-    """Unsubscribe a channel."""
+    """A channel is over: it hears nothing more."""
 
     channel: int
 
@@ -68,4 +93,4 @@ class Close:
     delay: float = 0.0
 
 
-Want = Send | Attach | Authorize | Detach | Close
+Want = Send | Attach | Authorize | Enter | Publish | Detach | Close

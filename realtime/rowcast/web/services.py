@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from rowcast.hub.feed import Feed
+from rowcast.hub.topics import Topics
 from rowcast.model.allowed import Allowed, ChannelRequest
 from rowcast.model.health import Health
 from rowcast.model.rates import RateWindow
@@ -19,6 +20,8 @@ class Channels(Protocol):
     """What private channels allow: what ``auth.channels`` tells."""
 
     async def may_read(self, request: ChannelRequest, *, presence: bool) -> Allowed: ...
+
+    async def may_write(self, request: ChannelRequest) -> Allowed: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +41,7 @@ class Services:
     handshake_delay: float
     faults: Callable[[], Mapping[str, str]]
     degraded: Callable[[], Mapping[str, str]] = dict
+    topics: Topics = field(default_factory=Topics)
     joins: RateWindow = field(default_factory=lambda: RateWindow(100))
     seats: Seats = field(default_factory=Seats)
     health: Health = field(default_factory=Health)

@@ -6,7 +6,7 @@ order. All else that takes time runs beside it.
 
 import asyncio
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 import structlog
@@ -16,6 +16,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from rowcast.hub.feed import Gap, Subscriber
 from rowcast.hub.lanes import Lane
+from rowcast.hub.topics import Member
 from rowcast.model.allowed import Allowed, ChannelRequest, ChannelUnavailable
 from rowcast.model.claims import TokenError
 from rowcast.protocol.codec import decode_binary, decode_text, encode
@@ -23,7 +24,7 @@ from rowcast.protocol.frames import text_frame
 from rowcast.protocol.messages import MalformedMessage, ServerMessage, Version
 from rowcast.session.admission import TOO_MANY_JOINS, TOO_MANY_USERS
 from rowcast.session.connection import Connection
-from rowcast.session.wants import Attach, Authorize, Close, Detach, Send, Want
+from rowcast.session.wants import Attach, Authorize, Close, Detach, Enter, Publish, Send, Want
 from rowcast.web.fallback import AsgiSink
 from rowcast.web.services import Services
 
@@ -112,10 +113,11 @@ class _Subscription:
     """A channel's, made anew with each of its tokens: one at a time, the latest that is wanted next.
 
     An attempt that is overtaken is not given up. It is newer than what stands, and somebody who sends tokens
-    without end would else keep the rights of the first for ever.
+    without end would else keep the rights of the first for ever. ``made`` says that one of them took.
     """
 
     subscriber: Subscriber
+    made: bool = False
     wanted: Attach | None = None
     work: asyncio.Task[None] | None = None
 
@@ -140,6 +142,7 @@ class _Conversation:
             services.seats,
         )
         self._subscriptions: dict[int, _Subscription] = {}
+        self._members: dict[int, Member] = {}
         self._loop = asyncio.get_running_loop()
         self._timers: set[asyncio.TimerHandle] = set()
         self._delayed = 0
@@ -213,6 +216,13 @@ class _Conversation:
                     self._attach(want)
                 case Authorize():
                     self._question = want
+                case Enter():
+                    self._enter(want)
+                case Publish(channel, broadcast):
+                    member = self._members[channel]
+                    self._services.topics.publish(
+                        member.topic, broadcast, private=member.private, sender=member
+                    )
                 case Detach(channel):
                     self._detach(channel)
                 case Close(code, reason, 0.0):
@@ -260,9 +270,6 @@ class _Conversation:
                 missed=lambda gap: self._missed(want.channel, gap),
             )
             subscription = self._subscriptions[want.channel] = _Subscription(subscriber)
-        if subscription.wanted is not None and want.resume is None:
-            # A token came before the join was looked at.
-            want = replace(want, resume=subscription.wanted.resume)
         subscription.wanted = want
         if subscription.work is None or subscription.work.done():
             subscription.work = self._loop.create_task(self._subscribe(subscription))
@@ -272,10 +279,10 @@ class _Conversation:
     async def _subscribe(self, subscription: _Subscription) -> None:
         subscriber = subscription.subscriber
         while (want := subscription.take()) is not None:
+            # Who hears already goes on, whatever it resumed from.
+            resume = None if subscription.made else want.resume
             try:
-                result = await self._services.feed.subscribe(
-                    subscriber, want.bindings, want.claims, want.resume
-                )
+                result = await self._services.feed.subscribe(subscriber, want.bindings, want.claims, resume)
             except Exception:
                 log.exception("subscribe_failed")
                 # Nothing may go on under a token that has been replaced.
@@ -286,6 +293,7 @@ class _Conversation:
                 if (later := subscription.take()) is not None:
                     self._attach(later)
                 return
+            subscription.made = subscription.made or result.ok
             self._do(
                 self._session.attached(want.channel, want.attempt, result.refused, result.ok, result.position)
             )
@@ -295,7 +303,10 @@ class _Conversation:
         request = ChannelRequest(question.name, question.claims, self._headers)
         answer: Allowed | ChannelUnavailable
         try:
-            answer = await self._services.channels.may_read(request, presence=question.presence)
+            if question.writes:
+                answer = await self._services.channels.may_write(request)
+            else:
+                answer = await self._services.channels.may_read(request, presence=question.presence)
         except ChannelUnavailable as error:
             answer = error
         except Exception as error:
@@ -305,7 +316,16 @@ class _Conversation:
         self._do(self._session.authorized(answer, self._services.clock()))
         self._arm()
 
+    def _enter(self, want: Enter) -> None:
+        member = self._members.setdefault(
+            want.channel, Member(want.topic, want.private, self._version, self._lane, want.echo)
+        )
+        member.hears = want.hears
+        self._services.topics.enter(member)
+
     def _detach(self, channel: int) -> None:
+        if (member := self._members.pop(channel, None)) is not None:
+            self._services.topics.leave(member)
         subscription = self._subscriptions.pop(channel, None)
         if subscription is not None:
             if subscription.work is not None:

@@ -1,0 +1,71 @@
+"""Who is joined to which topic on this node, and what is sent there.
+
+A public and a private channel of one name are two topics, which never mix. Everything here runs on the event
+loop only, and nothing waits: what is published has gone to all members within one turn.
+"""
+
+from dataclasses import dataclass
+
+from rowcast.hub.lanes import Lane
+from rowcast.protocol.broadcasts import Broadcast, encode_broadcast
+from rowcast.protocol.messages import Version
+
+
+@dataclass(slots=True, eq=False)
+class Member:
+    """A channel that is joined. ``topic`` is the whole of it, ``echo`` says that it hears itself.
+
+    ``hears`` is False for a private channel whose policies let it read no broadcasts.
+    """
+
+    topic: str
+    private: bool
+    version: Version
+    lane: Lane
+    echo: bool = False
+    hears: bool = True
+
+
+class Topics:
+    """The members of all topics. Those of one version are kept together, as they are sent the same bytes."""
+
+    def __init__(self) -> None:
+        self._listeners: dict[tuple[str, bool, Version], dict[Member, None]] = {}
+        #: Frames that were handed to lanes since the start.
+        self.sent = 0
+
+    def enter(self, member: Member) -> None:
+        """Let a member hear from now on; or no longer, where ``hears`` has become False."""
+        if not member.hears:
+            self.leave(member)
+            return
+        self._listeners.setdefault(_place(member), {})[member] = None
+
+    def leave(self, member: Member) -> None:
+        """Forget a member. One that is not there is no matter."""
+        listeners = self._listeners.get(_place(member))
+        if listeners is not None:
+            listeners.pop(member, None)
+            if not listeners:
+                del self._listeners[_place(member)]
+
+    def publish(
+        self, topic: str, broadcast: Broadcast, *, private: bool, sender: Member | None = None
+    ) -> None:
+        """Send it to all who hear the topic; to ``sender`` only if that hears itself."""
+        for version in Version:
+            listeners = self._listeners.get((topic, private, version))
+            if listeners is None:
+                continue
+            frame = encode_broadcast(topic, broadcast, version)
+            if frame is None:
+                continue
+            silent = None if sender is None or sender.echo else sender
+            for member in listeners:
+                if member is not silent:
+                    member.lane.push(frame)
+                    self.sent += 1
+
+
+def _place(member: Member) -> tuple[str, bool, Version]:
+    return member.topic, member.private, member.version

@@ -1,0 +1,102 @@
+"""What somebody sends to a topic, and its form on each wire. This module performs no I/O.
+
+came as                       to 1.0.0                      to 2.0.0
+a text frame, a REST batch    text, its payload as it is    text, its payload as it is
+a binary frame, one by REST   text, put into a payload      binary
+the same with raw bytes       is not sent                   binary
+"""
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgspec
+
+from rowcast.protocol.frames import binary_frame, text_frame
+from rowcast.protocol.messages import Version
+
+#: As many bytes as each part of a binary frame's header can have.
+MAX_PART: Final = 255
+_USER_BROADCAST: Final = 4
+_JSON, _RAW = 1, 0
+# In the order of the original.
+_encode: Final = msgspec.json.Encoder(order="deterministic").encode
+_decode: Final = msgspec.json.Decoder().decode
+
+
+@dataclass(frozen=True, slots=True)
+class TextBroadcast:
+    """A payload that is sent as it came: JSON, of whatever form."""
+
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class UserBroadcast:
+    """An event and what goes with it: JSON, or bytes of any kind where it is ``raw``.
+
+    ``meta`` is a JSON object, or empty.
+    """
+
+    event: str
+    payload: bytes
+    raw: bool = False
+    meta: bytes = b""
+
+
+Broadcast = TextBroadcast | UserBroadcast
+
+
+def text_broadcast(payload: Any) -> TextBroadcast:
+    """A payload that was decoded, of a text frame. Keys come in the order of their names."""
+    return TextBroadcast(_encode(payload))
+
+
+def event_broadcast(event: str, payload: Any, meta: dict[str, Any] | None = None) -> TextBroadcast:
+    """The same of an event and what goes with it."""
+    said = {"event": event, "payload": payload, "type": "broadcast"}
+    return TextBroadcast(_encode(said if meta is None else {**said, "meta": meta}))
+
+
+def is_json(data: bytes) -> bool:
+    """Whether every client can read it as JSON."""
+    try:
+        _decode(data)
+    except (msgspec.DecodeError, ValueError, RecursionError):
+        return False
+    return True
+
+
+def fits_binary(topic: str, broadcast: UserBroadcast) -> bool:
+    """Whether a binary frame can hold it. ``topic`` is the whole of it."""
+    parts = (topic.encode(), broadcast.event.encode(), broadcast.meta)
+    return all(len(part) <= MAX_PART for part in parts)
+
+
+def encode_broadcast(topic: str, broadcast: Broadcast, version: Version) -> bytes | None:
+    """Its WebSocket frame; None where the version has no form for it.
+
+    JSON that does not fit a binary frame is sent as text.
+    """
+    if isinstance(broadcast, TextBroadcast):
+        return text_frame(_text(topic, broadcast.payload, version))
+    if version is Version.V2 and fits_binary(topic, broadcast):
+        return binary_frame(_binary(topic, broadcast))
+    return None if broadcast.raw else text_frame(_text(topic, _whole(broadcast), version))
+
+
+def _text(topic: str, payload: bytes, version: Version) -> bytes:
+    if version is Version.V1:
+        return b'{"ref":null,"event":"broadcast","payload":' + payload + b',"topic":' + _encode(topic) + b"}"
+    return b"[null,null," + _encode(topic) + b',"broadcast",' + payload + b"]"
+
+
+def _whole(broadcast: UserBroadcast) -> bytes:
+    meta = b',"meta":' + broadcast.meta if broadcast.meta else b""
+    head = b'{"event":' + _encode(broadcast.event) + meta
+    return head + b',"payload":' + broadcast.payload + b',"type":"broadcast"}'
+
+
+def _binary(topic: str, broadcast: UserBroadcast) -> bytes:
+    parts = (topic.encode(), broadcast.event.encode(), broadcast.meta)
+    head = bytes((_USER_BROADCAST, *map(len, parts), _RAW if broadcast.raw else _JSON))
+    return b"".join((head, *parts, broadcast.payload))
