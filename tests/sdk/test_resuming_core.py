@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from rowcast_client._core.asking import How
 from rowcast_client._core.connection import Connection
 from rowcast_client._core.join import Timing
+from rowcast_client._core.place import Place
 from rowcast_client._core.wants import (
     Advance,
     Authorize,
@@ -221,6 +222,18 @@ def test_a_transaction_that_was_cut_off_comes_again_and_is_heard_once() -> None:
     client.cut()
     client.wait()
     assert client.resumed == "5"
+
+
+def test_what_one_change_means_to_two_bindings_may_come_in_two_parts_of_its_transaction() -> None:
+    place = Place()
+    place.reset("6")
+    assert place.part([(7, (0,)), (8, (0,))], False) == [True, True]
+    # The row of 8 left for one binding, and changed for another.
+    assert place.part([(8, (1,)), (9, (0, 1))], False) == [True, True]
+    place.join((), 2)
+    assert place.part([(7, (0,)), (8, (0,)), (8, (1,)), (9, (0, 1)), (10, (0,))], True) == [
+        *[False] * 4, True,
+    ]  # fmt: skip
 
 
 def test_the_reply_to_a_heartbeat_moves_a_quiet_channel_on() -> None:

@@ -50,11 +50,13 @@ class Origin:
         begin = len(self.log) if resume is None else int(resume["position"])
         lost = begin < self.trimmed
         begin = len(self.log) if lost else begin
-        if lost and len(self.log) % 2:
+        # Found out before, or when what was missed is read. What is told of a later position comes after it.
+        late = lost and not len(self.log) % 2
+        if lost and not late:
             self._gap(resume["position"], "retention")
         said = {"status": "ok", "extension": "postgres_changes", "message": "Subscribed"}
-        self._say("system", {**said, "position": str(begin)})
-        if lost and not len(self.log) % 2:
+        self._say("system", {**said, "position": resume["position"] if late else str(begin)})
+        if late:
             self._gap(resume["position"], "retention")
         if resume is None or lost:
             self._snapshot()

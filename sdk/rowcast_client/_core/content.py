@@ -43,12 +43,13 @@ class Content:
 
     def _part(self, frame: Frame) -> Want:
         part = decode_transaction(frame.payload)
-        marks = [decode_mark(change.data).seq for change in part.changes]
-        new = self._place.part(marks, part.last)
+        indices = [tuple(sorted(self._those(change.ids))) for change in part.changes]
+        seqs = [decode_mark(change.data).seq for change in part.changes]
+        new = self._place.part(list(zip(seqs, indices, strict=True)), part.last)
         self._place.position = part.position or self._place.position
         changes = tuple(
-            (tuple(sorted(self._those(change.ids))), bytes(change.data))
-            for change, is_new in zip(part.changes, new, strict=True)
+            (those, bytes(change.data))
+            for change, those, is_new in zip(part.changes, indices, new, strict=True)
             if is_new
         )
         return Part(self._topic, changes, bytes(part.commit_timestamp), part.position, part.last)

@@ -6,9 +6,12 @@ they come again, and what was heard of them is known by the changes' numbers. Wh
 there is nothing to go on from, and it is taken anew.
 """
 
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable, Sequence
 
 from ..gap import Gap
+
+#: What tells a message about a change: its number, and those of the bindings that it is for.
+Mark = tuple[int | None, tuple[int, ...]]
 
 _CUT = "Changes are missing: the connection ended before the snapshots of the channel were complete"
 
@@ -27,7 +30,7 @@ class Place:
         self._begun: set[int] = set()
         self._seq: int | None = None
         self._seen: set[int] = set()
-        self._parts: set[int] = set()
+        self._parts: set[Mark] = set()
         self._heard = False
         self._left: str | None = None
 
@@ -88,15 +91,15 @@ class Place:
         self._seen = self._seen | new
         return new
 
-    def part(self, seqs: Collection[int | None], last: bool) -> list[bool]:
-        """A part of a transaction with these changes: which of them are new."""
+    def part(self, marks: Sequence[Mark], last: bool) -> list[bool]:
+        """A part of a transaction with these changes, by number and bindings: which of them are new."""
         self._heard = True
         self._pending.clear()
-        new = [seq is None or seq not in self._parts for seq in seqs]
+        new = [mark[0] is None or mark not in self._parts for mark in marks]
         if last:
             self._parts.clear()
         else:
-            self._parts.update(seq for seq in seqs if seq is not None)
+            self._parts.update(mark for mark in marks if mark[0] is not None)
         return new
 
     def batch(self, indices: Iterable[int], last: bool) -> tuple[bool, bool]:
