@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from rowcast.capture import replays
 from rowcast.capture.stream import Stream
 from rowcast.model.claims import Claims
-from rowcast.model.position import Position, Snapshot
+from rowcast.model.position import Order, Position, Snapshot
 from support import databases
 from support.streams import Kept, streaming, subscribed
 from support.waiting import until
@@ -180,6 +180,51 @@ async def test_what_is_replayed_is_filtered_and_judged_for_each_as_what_is_live(
             missed = [one for one in live.changes if one["seq"] > start.changes[0]["seq"]]
             assert told(late.changes) == told(missed)
             assert len(late.changes) > 10
+
+
+async def test_a_position_that_somebody_made_up_is_resumed_from_as_it_reads(
+    migrated: str, notes: asyncpg.Connection
+) -> None:
+    async with streaming(migrated) as stream:
+        first = await subscribed(stream, "notes")
+        await written(notes, 1, 2)
+        await first.until(lambda: len(first.changes) == 2)
+        place = Position.decode(first.changes[0]["position"])
+        assert place.end is not None
+        top, xmax = 2**63 - 1, place.end.xmax
+        for forged in (
+            Position(place.epoch, place.start, place.end, Order(top, top, top)),
+            Position(place.epoch, place.start, place.end, Order(top, 0, 0)),
+            Position(
+                place.epoch, Snapshot(place.end.xmax, tuple(range(place.end.xmax - 50, place.end.xmax)))
+            ),
+        ):
+            kept = await subscribed(stream, "notes", resume=forged.encode())
+            await arrived(stream)
+            assert (kept.gaps, kept.losses) == ([], 0)
+            assert set(ids(kept.changes)) <= {1, 2}
+
+
+async def test_a_replay_that_fails_ends_its_channels_and_no_others(
+    migrated: str, notes: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with streaming(migrated) as stream:
+        first = await subscribed(stream, "notes")
+        await written(notes, 1, 2)
+        await first.until(lambda: len(first.changes) == 2)
+        position = first.changes[0]["position"]
+
+        async def failing(*_: object) -> int:
+            raise ValueError("what nobody foresaw")
+
+        with monkeypatch.context() as broken:
+            broken.setattr(replays.Replays, "_leg", failing)
+            lost = await subscribed(stream, "notes", resume=position)
+            await lost.until(lambda: lost.losses == 1)
+        late = await subscribed(stream, "notes", resume=position)
+        await late.until(lambda: len(late.changes) == 1)
+        await arrived(stream)
+        assert (ids(late.changes), first.losses) == ([2], 0)
 
 
 @pytest.mark.parametrize("kind", ["unreadable", "history", "future", "retention"])

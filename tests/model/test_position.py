@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rowcast.model.position import Order, Position, PositionError, Snapshot
+from rowcast.model.position import Order, Position, PositionError, Snapshot, encode_batch, encode_event
 
 EPOCH = b"epoch!"
 
@@ -84,7 +84,21 @@ def test_a_hundred_open_transactions_keep_a_position_short() -> None:
     assert len(text) < 60
 
 
-@pytest.mark.parametrize("text", ["", "AA", "not base64!", "é"])
+BATCH = encode_batch(EPOCH, Snapshot(7, ()), Snapshot(9, ()))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", "AA", "not base64!", "é",
+        encode_event(BATCH, Order(2**63, 1, 1)), encode_event(BATCH, Order(2**70, 1, 1)),
+        # A statement before the first one.
+        f"{BATCH}.AwMC",
+        # As long as a frame may be.
+        "A" * 3_000_000,
+    ],
+    ids=["empty", "short", "base64", "ascii", "int8", "varint", "negative", "long"],
+)  # fmt: skip
 def test_a_text_that_is_none_says_so(text: str) -> None:
     with pytest.raises(PositionError):
         Position.decode(text)

@@ -11,7 +11,8 @@ from typing import Final
 import structlog
 
 from rowcast.capture.cursors import Wanted
-from rowcast.capture.replays import Member, Replays
+from rowcast.capture.groups import Member
+from rowcast.capture.replays import Replays
 from rowcast.capture.snapshots import SnapshotError, Snapshots, Taken
 from rowcast.db.connection import AWAY
 from rowcast.model.binding import Binding

@@ -9,7 +9,8 @@ import structlog
 from rowcast.capture.acceptance import Acceptance, Accepted, Refused
 from rowcast.capture.beginnings import Beginnings
 from rowcast.capture.delivery import Delivery
-from rowcast.capture.replays import NOWHERE, Member, Replays
+from rowcast.capture.groups import NOWHERE, Member
+from rowcast.capture.replays import Replays
 from rowcast.capture.review import Review
 from rowcast.hub.feed import Gap, Subscribed, Subscriber
 from rowcast.hub.subscriptions import Predicates

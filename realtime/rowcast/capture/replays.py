@@ -13,17 +13,17 @@ was at the present a moment ago; where it takes too long the reader goes on, and
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Final
 
 import asyncpg
 import structlog
 
 from rowcast.capture import outbox
-from rowcast.capture.acceptance import Accepted
 from rowcast.capture.delivery import Delivery
+from rowcast.capture.groups import Group, Member, Turn
 from rowcast.capture.parts import beside
 from rowcast.capture.reader import HistoryLost, Reader
+from rowcast.db.connection import AWAY
 from rowcast.hub.feed import Subscriber
 from rowcast.hub.lanes import Lane
 from rowcast.hub.subscriptions import Predicates
@@ -48,56 +48,6 @@ _IDLE_SECONDS: Final = 60.0
 log = structlog.get_logger("rowcast.replays")
 
 
-#: Before a member has a place.
-NOWHERE: Final = Position(b"", Snapshot(0, ()))
-
-
-@dataclass(eq=False, slots=True)
-class Member:
-    """A channel that resumes: what it is subscribed to, and where it stands.
-
-    ``accepted`` is what its bindings were accepted for. ``at`` is where it is attached while a leg is read.
-    """
-
-    subscriber: Subscriber
-    bindings: Sequence[Binding]
-    subject: Subject
-    ready: Mapping[Binding, Predicates]
-    judged: bool
-    accepted: Mapping[Binding, Accepted]
-    place: Position = NOWHERE
-    at: Delivery | None = None
-
-
-@dataclass(eq=False, slots=True)
-class _Group:
-    """Those who stand at one place. ``near`` says that it was the present a moment ago, and ``turns`` how
-    often their last leg took too long."""
-
-    members: dict[Subscriber, Member] = field(default_factory=dict)
-    near: bool = False
-    turns: int = 0
-
-    @property
-    def asks(self) -> bool:
-        """Whether somebody waits for Postgres."""
-        return any(member.judged for member in self.members.values())
-
-
-@dataclass(eq=False, slots=True)
-class _Turn:
-    """A last leg that is to be read. ``called`` gets the place that the live reader waits at; it waits until
-    it is ``over``, or ``late``."""
-
-    asks: bool
-    seconds: float
-    called: asyncio.Future[Position] = field(
-        default_factory=lambda: asyncio.get_running_loop().create_future()
-    )
-    over: asyncio.Event = field(default_factory=asyncio.Event)
-    late: bool = False
-
-
 class Replays:
     """Those who resume. ``arrive`` lets a member hear the present from now on; ``miss`` is told of one that
     cannot go on, and why. ``live`` is what hands out the present, and ``wake`` wakes its reader."""
@@ -111,8 +61,8 @@ class Replays:
     ) -> None:
         self._arrive, self._miss, self._live, self._wake = arrive, miss, live, wake
         self._members: dict[Subscriber, Member] = {}
-        self._groups: dict[Position, _Group] = {}
-        self._turns: list[_Turn] = []
+        self._groups: dict[Position, Group] = {}
+        self._turns: list[Turn] = []
         self._more = asyncio.Event()
         self._parked: set[asyncio.Task[None]] = set()
 
@@ -179,7 +129,7 @@ class Replays:
     def _put(self, member: Member, *, near: bool = False, turns: int = 0) -> None:
         """A member waits at its place to be brought on, if it is still there."""
         if self._members.get(member.subscriber) is member:
-            group = self._groups.setdefault(member.place, _Group())
+            group = self._groups.setdefault(member.place, Group())
             group.members[member.subscriber] = member
             group.near, group.turns = group.near or near, max(group.turns, turns)
             self._more.set()
@@ -250,13 +200,20 @@ class Replays:
                 await self._step(connection, delivery, group, place, size)
             except HistoryLost as lost:
                 self._lose(group, lost.reason, str(lost))
-            except BaseException:
+            except (*AWAY, asyncpg.QueryCanceledError, asyncio.CancelledError):
                 for member in group.members.values():
                     self._put(member)
                 raise
+            except Exception as error:
+                # It would fail again: nobody else must wait for that. A name and no arguments, as an error's
+                # text may hold rows.
+                log.error("replay_failed", error=type(error).__name__, subscribers=len(group.members))
+                for member in group.members.values():
+                    self.forget(member.subscriber)
+                    member.subscriber.lost()
 
     async def _step(
-        self, connection: asyncpg.Connection, delivery: Delivery, group: _Group, place: Position, size: int
+        self, connection: asyncpg.Connection, delivery: Delivery, group: Group, place: Position, size: int
     ) -> None:
         """Bring a group on by one leg."""
         delivery.reader.go_to(place)
@@ -274,9 +231,9 @@ class Replays:
         for member in group.members.values():
             self._put(member, near=near)
 
-    async def _last_leg(self, connection: asyncpg.Connection, delivery: Delivery, group: _Group) -> None:
+    async def _last_leg(self, connection: asyncpg.Connection, delivery: Delivery, group: Group) -> None:
         """Bring a group to where the live reader waits, and let it in there."""
-        turn = _Turn(group.asks, _TURN_SECONDS * 2**group.turns)
+        turn = Turn(group.asks, _TURN_SECONDS * 2**group.turns)
         self._turns.append(turn)
         self._wake.set()
         try:
@@ -298,7 +255,7 @@ class Replays:
                 self._put(member, near=True, turns=group.turns + 1)
 
     async def _leg(
-        self, connection: asyncpg.Connection, delivery: Delivery, group: _Group, end: Snapshot
+        self, connection: asyncpg.Connection, delivery: Delivery, group: Group, end: Snapshot
     ) -> int:
         """Read for a group up to ``end``. Returns how many changes there were. However it ends, each member
         stands where it was brought."""
@@ -330,7 +287,7 @@ class Replays:
         member.place = place
         delivery.audiences.detach(member.subscriber)
 
-    async def _pause(self, delivery: Delivery, group: _Group) -> bool:
+    async def _pause(self, delivery: Delivery, group: Group) -> bool:
         """Wait until a piece was sent to all and they have room for more. Whether anybody is left."""
         await delivery.questions.drain()
         await delivery.moves.make()
@@ -350,7 +307,7 @@ class Replays:
         self._sweep(group)
         return bool(group.members)
 
-    def _sweep(self, group: _Group) -> None:
+    def _sweep(self, group: Group) -> None:
         """Leave out who is gone."""
         for subscriber in [one for one in group.members if one not in self._members]:
             del group.members[subscriber]
@@ -375,7 +332,7 @@ class Replays:
         for parked in self._parked:
             parked.cancel()
 
-    def _lose(self, group: _Group, reason: str, text: str) -> None:
+    def _lose(self, group: Group, reason: str, text: str) -> None:
         log.warning("replay_lost", reason=text, subscribers=len(group.members))
         for member in group.members.values():
             if self._members.get(member.subscriber) is member:

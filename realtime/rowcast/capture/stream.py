@@ -17,6 +17,7 @@ from rowcast.capture.acceptance import Acceptance, Rights
 from rowcast.capture.beginnings import Beginnings
 from rowcast.capture.costs import Costs
 from rowcast.capture.delivery import Delivery, Means
+from rowcast.capture.groups import Member
 from rowcast.capture.joining import Joining
 from rowcast.capture.judging import Visibility
 from rowcast.capture.listener import Listener
@@ -24,7 +25,7 @@ from rowcast.capture.parts import Parts
 from rowcast.capture.present import Present
 from rowcast.capture.reader import Reader
 from rowcast.capture.relations import Relations
-from rowcast.capture.replays import Member, Replays
+from rowcast.capture.replays import Replays
 from rowcast.capture.retention import Retention
 from rowcast.capture.review import Review
 from rowcast.capture.snapshots import Snapshots

@@ -12,6 +12,9 @@ from functools import cached_property
 from typing import Self
 
 EPOCH_BYTES = 6
+#: A position of three thousand open transactions is shorter. To read one costs time, whoever wrote it.
+MAX_TEXT = 8192
+_MAX_NUMBER = 2**63 - 1
 
 
 class PositionError(ValueError):
@@ -91,6 +94,8 @@ class Position:
         """Read the opaque text back. Raises PositionError."""
         batch, dot, event = text.partition(".")
         try:
+            if len(text) > MAX_TEXT:
+                raise ValueError("too long")
             reader = _Reader(_unpack(batch))
             epoch = reader.take(EPOCH_BYTES)
             start = reader.snapshot()
@@ -102,6 +107,8 @@ class Position:
             reader = _Reader(_unpack(event))
             maxseq, after, ahead = reader.number(), reader.number(), reader.number()
             reader.done()
+            if maxseq > _MAX_NUMBER or after + ahead > maxseq:
+                raise ValueError("numbers that no change has")
         except (IndexError, ValueError) as error:
             raise PositionError("The position is not one of this server's") from error
         return cls(epoch, start, end, Order(maxseq, maxseq - after - ahead, maxseq - after))
