@@ -4,9 +4,11 @@ A public and a private channel of one name are two topics, which never mix. Ever
 loop only, and nothing waits: what is published has gone to all members within one turn.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from rowcast.hub.lanes import Lane
+from rowcast.model.roster import Presence
 from rowcast.protocol.broadcasts import Broadcast, encode_broadcast
 from rowcast.protocol.messages import Version
 
@@ -15,7 +17,8 @@ from rowcast.protocol.messages import Version
 class Member:
     """A channel that is joined. ``topic`` is the whole of it, ``echo`` says that it hears itself.
 
-    ``hears`` is False for a private channel whose policies let it read no broadcasts.
+    ``hears`` is False for a private channel whose policies let it read no broadcasts, ``sees`` for one that
+    may not read presence. ``key`` is what it is present under, and ``presence`` what it shows of itself.
     """
 
     topic: str
@@ -24,6 +27,9 @@ class Member:
     lane: Lane
     echo: bool = False
     hears: bool = True
+    sees: bool = True
+    key: str = ""
+    presence: Presence | None = None
 
 
 class Topics:
@@ -35,8 +41,8 @@ class Topics:
         self.sent = 0
 
     def enter(self, member: Member) -> None:
-        """Let a member hear from now on; or no longer, where ``hears`` has become False."""
-        if not member.hears:
+        """Let a member hear and see from now on; or no longer, where it may do neither."""
+        if not (member.hears or member.sees):
             self.leave(member)
             return
         self._listeners.setdefault(_place(member), {})[member] = None
@@ -62,9 +68,19 @@ class Topics:
                 continue
             silent = None if sender is None or sender.echo else sender
             for member in listeners:
-                if member is not silent:
+                if member is not silent and member.hears:
                     member.lane.push(frame)
                     self.sent += 1
+
+    def show(self, topic: str, frame_of: Callable[[Version], bytes], *, private: bool) -> None:
+        """Send what became of presence to all who see it, their own part of it as well."""
+        for version in Version:
+            if (listeners := self._listeners.get((topic, private, version))) is not None:
+                frame = frame_of(version)
+                for member in listeners:
+                    if member.sees:
+                        member.lane.push(frame)
+                        self.sent += 1
 
 
 def _place(member: Member) -> tuple[str, bool, Version]:
