@@ -15,7 +15,7 @@ from rowcast.model.claims import Claims
 from rowcast.protocol.frames import payload_of
 from rowcast.protocol.messages import Version
 from support.streams import SERVICE, Kept, streaming
-from support.waiting import until
+from support.waiting import until, until_so
 
 pytestmark = pytest.mark.anyio
 
@@ -205,6 +205,32 @@ async def test_who_leaves_during_its_snapshot_gives_its_place_to_others(
         await last.until(lambda: last.complete == 1)
         assert len(copy.rows) == rows < 2000
         assert len(last.rows) == 2000
+
+
+async def test_a_snapshot_whose_connection_is_lost_is_taken_on_another(
+    migrated: str, notes: asyncpg.Connection
+) -> None:
+    # It is in the middle of it as long as this is held.
+    locker = await asyncpg.connect(migrated)
+    async with streaming(migrated) as stream:
+        for _ in range(5):
+            copy = Copy()
+            async with locker.transaction():
+                await locker.execute("lock table notes in access exclusive mode")
+                beginning = asyncio.create_task(begun(stream, copy))
+                await until_so(
+                    notes,
+                    "select count(*) > 0 from pg_stat_activity where application_name ~ 'snapshots'"
+                    " and wait_event_type = 'Lock'",
+                )
+                await notes.execute(
+                    "select pg_terminate_backend(pid) from pg_stat_activity"
+                    " where application_name ~ 'snapshots'"
+                )
+            assert (await beginning).ok
+            await copy.until(lambda copy=copy: copy.complete == 1)  # type: ignore[misc]
+            stream.unsubscribe(copy.subscriber)
+    await locker.close()
 
 
 async def test_a_live_gap_ends_a_channel_with_a_snapshot_so_that_it_takes_another(

@@ -13,6 +13,8 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from rowcast.capture import replays
+from rowcast.capture.delivery import Delivery
+from rowcast.capture.reader import Page
 from rowcast.capture.stream import Stream
 from rowcast.model.claims import Claims
 from rowcast.model.position import Order, Position, Snapshot
@@ -195,9 +197,7 @@ async def test_a_position_that_somebody_made_up_is_resumed_from_as_it_reads(
         for forged in (
             Position(place.epoch, place.start, place.end, Order(top, top, top)),
             Position(place.epoch, place.start, place.end, Order(top, 0, 0)),
-            Position(
-                place.epoch, Snapshot(place.end.xmax, tuple(range(place.end.xmax - 50, place.end.xmax)))
-            ),
+            Position(place.epoch, Snapshot(xmax, tuple(range(xmax - 50, xmax)))),
         ):
             kept = await subscribed(stream, "notes", resume=forged.encode())
             await arrived(stream)
@@ -285,6 +285,32 @@ async def test_a_replay_goes_on_where_its_connection_was_lost(
         assert ids(late.changes) == list(range(2, 101))
 
 
+async def test_the_end_of_a_batch_that_was_broken_off_is_no_read_that_catches_up(
+    migrated: str, notes: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Snapshot] = []
+    caught_up: list[asyncio.Future[None]] = []
+    hand_out = Delivery._hand_out
+
+    async def breaking(self: Delivery, connection: Any, page: Page, *more: Any) -> bool:
+        if page.rows and page.rows[0].seq > 10 and not seen:
+            await notes.execute("insert into others values (1)")
+            seen.append(Snapshot.parse(await notes.fetchval("select pg_current_snapshot()::text")))
+            caught_up.append(asyncio.ensure_future(stream._present.catch_up()))
+            raise ConnectionResetError("in the middle of a batch")
+        return await hand_out(self, connection, page, *more)
+
+    async with streaming(migrated, page_size=10) as stream:
+        kept = await subscribed(stream, "notes")
+        monkeypatch.setattr(Delivery, "_hand_out", breaking)
+        await notes.execute("insert into notes select n, 'a', 'x' from generate_series(1, 40) as n")
+        await kept.until(lambda: len(kept.changes) == 40)
+        await caught_up[0]
+        place = stream._live.reader.place
+        assert place is not None
+        assert place.start.covers(seen[0])
+
+
 async def test_a_token_that_comes_during_a_replay_counts_from_then_on(
     migrated: str, notes: asyncpg.Connection
 ) -> None:
@@ -307,6 +333,23 @@ async def test_a_token_that_comes_during_a_replay_counts_from_then_on(
         turn = next(place for place, number in enumerate(heard) if number % 2 == 0)
         assert [number % 2 for number in heard[:turn]] == [1] * turn
         assert heard[turn:] == list(range(heard[turn], 65, 2))
+
+
+async def test_who_reads_for_those_who_resume_takes_a_new_history_as_the_live_reader_does(
+    migrated: str, notes: asyncpg.Connection
+) -> None:
+    async with streaming(migrated) as stream:
+        for number in (1, 3):
+            kept = await subscribed(stream, "notes", gap=True)
+            await written(notes, number, number + 1)
+            await kept.until(lambda kept=kept: len(kept.changes) == 2)  # type: ignore[misc]
+            # Its connection is kept for the next who come.
+            late = await subscribed(stream, "notes", resume=kept.changes[0]["position"])
+            await late.until(lambda late=late: len(late.changes) == 1)  # type: ignore[misc]
+            await arrived(stream)
+            assert (ids(late.changes), late.gaps) == ([number + 1], [])
+            await notes.execute("update rowcast.epoch set value = gen_random_uuid()")
+            await kept.until(lambda kept=kept: len(kept.gaps) == 1)  # type: ignore[misc]
 
 
 async def test_who_asked_for_it_is_told_of_a_live_gap_and_goes_on_and_others_end(

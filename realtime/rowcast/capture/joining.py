@@ -183,6 +183,8 @@ class Joining:
 
     def miss(self, member: Member, reason: str) -> None:
         """A member cannot go on from where it stands: it begins anew, and is told."""
+        # Of no position either, before it knows of the gap.
+        member.subscriber.behind = True
         work = asyncio.ensure_future(self._begin_anew(member, Gap(reason, member.place.encode())))
         self._works.add(work)
         work.add_done_callback(self._works.discard)
@@ -223,6 +225,7 @@ class Joining:
             if not subscriber.gone:
                 self._stands(subscriber, member.accepted)
                 self._tell(subscriber, gap, position)
+        subscriber.behind = False
 
 
 def _wants_snapshot(bindings: Sequence[Binding]) -> bool:

@@ -75,6 +75,8 @@ class Present:
         while True:
             self._wake.clear()
             self._begun += 1
+            # What is left of a batch was seen by a snapshot of before: no read ends with that.
+            whole = reader.place is not None and reader.place.end is None
             try:
                 await live.moves.make()
                 await self._replays.admit()
@@ -86,12 +88,14 @@ class Present:
                 await reader.restart(connection)
                 self._lose(str(lost), lost.reason)
                 changes = 0
-            self._completed = self._begun
-            turn, self._turn = self._turn, asyncio.Event()
-            turn.set()
+            if whole:
+                self._completed = self._begun
+                turn, self._turn = self._turn, asyncio.Event()
+                turn.set()
             assert reader.seen is not None
             self._on_read(changes, reader.seen.xmin)
-            await self._rest()
+            if whole:
+                await self._rest()
 
     def _catalog_changed(self) -> None:
         self._live.readiness.forget_rights()

@@ -216,7 +216,7 @@ class Reader:
     async def _live(self, connection: asyncpg.Connection, unheard: Collection[int]) -> Page | None:
         """The new rows in one page; None when there are none, or too many, which ``place`` then says."""
         assert self._place is not None
-        start = self._place.start
+        start, follow = self._place.start, self.follow
         async with self._steady(connection):
             found = await connection.fetch(outbox.LIVE, *_beyond(start), self._size + 1, list(unheard))
             head = found[0]
@@ -226,10 +226,10 @@ class Reader:
             end = Snapshot.parse(head["snap"])
             wal = _flush_target(head["wal"])
             changes = head["changes"]
-            if changes or self.follow:
+            if changes or follow:
                 await self._flushed(connection, wal, head["flushed"])
         if not changes:
-            if self.follow or head["flushed"] >= wal:
+            if follow or head["flushed"] >= wal:
                 self._place = Position(self._place.epoch, end)
             self.seen = end
             return None

@@ -216,10 +216,14 @@ class Replays:
         self, connection: asyncpg.Connection, delivery: Delivery, group: Group, place: Position, size: int
     ) -> None:
         """Bring a group on by one leg."""
-        delivery.reader.go_to(place)
         present = self._live.reader.place
         if present is None or present.epoch != place.epoch:
             raise HistoryLost("the database has another history than before")
+        try:
+            delivery.reader.go_to(place)
+        except HistoryLost:
+            # It is this connection that belongs to another, and nothing has told it yet that it is dead.
+            raise ConnectionResetError("the database has another history than this connection's") from None
         if not present.start.covers(place.end or place.start):
             raise HistoryLost("the position is ahead of the database", "future")
         if group.near:

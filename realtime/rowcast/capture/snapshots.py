@@ -15,7 +15,7 @@ import structlog
 from asyncpg.prepared_stmt import PreparedStatement
 
 from rowcast.capture.cursors import Altered, Cursors, Part, Wanted, fetch_one, reason_of, too_long
-from rowcast.db.connection import AWAY, LOST, connect
+from rowcast.db.connection import AWAY, LOST, connect, while_alive
 from rowcast.db.roles import PATIENCE, end_sessions
 from rowcast.errors import DatabaseError
 from rowcast.model.binding import Binding
@@ -138,7 +138,7 @@ class Snapshots:
             try:
                 await end_sessions(connection, self._left)
                 await connection.execute(_SESSION)
-                taken = await self._take(held, connection, subject, wanted)
+                taken = await while_alive(connection, self._take(held, connection, subject, wanted))
             except BaseException:
                 connection.terminate()
                 # Something of it may still run, under the role.

@@ -9,12 +9,16 @@ Advisory locks are taken by number; the numbers stand here, so that no two purpo
 import asyncio
 import os
 import ssl
+from collections.abc import Coroutine
+from typing import Any, TypeVar
 
 import asyncpg
 
 from rowcast.db.address import files, place
 from rowcast.db.reaching import reach
 from rowcast.errors import DatabaseError
+
+T = TypeVar("T")
 
 ADVISORY_MIGRATE = 0x526F7763_0001
 ADVISORY_WAKER = 0x526F7763_0002
@@ -191,3 +195,28 @@ def _check_files(dsn: str) -> None:
             raise DatabaseError(
                 f"The file that {parameter} names in the address of Postgres at {place(dsn)} cannot be read."
             )
+
+
+async def while_alive(connection: asyncpg.Connection, work: Coroutine[Any, Any, T]) -> T:
+    """Do what is done on a connection of our own, for as long as that is there.
+
+    Raises ConnectionResetError as soon as it is lost: a statement that is sent at that very moment may never
+    be answered.
+    """
+    lost = asyncio.Event()
+
+    def tell(_: object) -> None:
+        lost.set()
+
+    connection.add_termination_listener(tell)
+    working, losing = asyncio.ensure_future(work), asyncio.ensure_future(lost.wait())
+    try:
+        await asyncio.wait({working, losing}, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ConnectionResetError("the connection was lost")
+        return working.result()
+    finally:
+        losing.cancel()
+        working.cancel()
+        await asyncio.gather(working, losing, return_exceptions=True)
+        connection.remove_termination_listener(tell)
