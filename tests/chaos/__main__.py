@@ -28,6 +28,9 @@ def main() -> int:
     print(summary(outcome))
     if outcome.verdict.good:
         return 0
+    wrong = {example.split(":")[0] for examples in outcome.verdict.examples.values() for example in examples}
+    for name in sorted(wrong & outcome.told.keys()):
+        print(f"What {name} was told:", *outcome.told[name][-_LINES:], sep="\n  ")
     print("The servers printed at last:", *outcome.printed[-_LINES:], sep="\n  ")
     print(
         f'Again: make chaos ARGS="--seed {plan.seed} --seconds {plan.seconds:g} '

@@ -42,6 +42,7 @@ class Channel:
         """The payload of a join that goes on from where this channel is."""
         self.join_ref, self.answered, self.joined = ref, False, False
         self._asked = self.position
+        self.stream.note(f"joins, from {self._asked}")
         entries = [entry.wire() for entry in self.profile.entries]
         wanted: dict[str, Any] = {"gap": True}
         if self.profile.group:
@@ -56,6 +57,8 @@ class Channel:
 
     def lost(self) -> None:
         """The socket is gone, or the server ended the channel."""
+        if self.join_ref:
+            self.stream.note(f"has no channel any more {self.trouble}")
         self.join_ref, self.answered = "", False
         self._leave_off()
 
@@ -88,6 +91,7 @@ class Channel:
         """A ``system`` message."""
         if payload.get("extension") != "postgres_changes":
             return
+        self.stream.note(f"{payload.get('message')} {payload.get('gap', '')} at {payload.get('position')}")
         if "gap" in payload:
             self._gap(payload["gap"], payload.get("position"))
         elif payload.get("status") != "ok":
@@ -138,6 +142,8 @@ class Channel:
         data = payload["data"]
         entries = [self._ids[number] for number in payload["ids"] if number in self._ids]
         stretch = self.stream.open
+        if data["last"]:
+            self.stream.note(f"the snapshot of {data['table']} is complete, at {data['position']}")
         if not self._snapshot.issuperset(entries):
             self._fault(f"rows of a snapshot of {data['table']} that nobody awaits")
         if stretch.start is None:

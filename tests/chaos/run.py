@@ -15,6 +15,7 @@ from chaos.checker import Verdict, check
 from chaos.faults import FAULTS, GAPS, SMALL, Scene
 from chaos.party import Party, gather
 from chaos.stalls import longest_stall
+from chaos.streams import Stream
 from chaos.truth import Truth
 from chaos.world import World, world
 from chaos.writers import Writers
@@ -58,6 +59,7 @@ class Outcome:
     sessions: int = 0
     troubles: Counter[str] = field(default_factory=Counter)
     printed: list[str] = field(default_factory=list)
+    told: dict[str, list[str]] = field(default_factory=dict)
 
 
 class Run:
@@ -68,6 +70,7 @@ class Run:
         self._draws = random.Random(f"{plan.seed} faults")
         self._faults: Counter[str] = Counter()
         self._windows: list[tuple[float, float]] = []
+        self._began = 0.0
 
     async def do(self) -> Outcome:
         """Do all of it. Raises what no fault explains."""
@@ -80,6 +83,7 @@ class Run:
         ) as place:
             party = await gather(place, plan.seed, plan.channels, plan.sdk, tokens="expired" in plan.faults)
             writers = Writers(lambda: place.dsn, plan.seed, rate=plan.rate)
+            self._began = time.monotonic()
             async with asyncio.TaskGroup() as group:
                 tasks = party.start(group)
                 writing = group.create_task(writers.run())
@@ -95,7 +99,7 @@ class Run:
 
     async def _break_things(self, place: World, party: Party, writers: Writers) -> None:
         scene = Scene(place, party.clients, party.sdk_clients, self._draws)
-        began, told = time.monotonic(), 0.0
+        began, told = self._began, 0.0
         for names in self._script(began + self.plan.seconds):
             now = time.monotonic()
             if now - told > _PROGRESS:
@@ -121,7 +125,7 @@ class Run:
 
     async def _break(self, names: Sequence[str], scene: Scene) -> None:
         began = time.monotonic()
-        self._say(f"        {' and '.join(names)}")
+        self._say(f"{began - self._began:10.2f} s, {' and '.join(names)}")
         try:
             async with asyncio.TaskGroup() as group:
                 for one in names:
@@ -170,7 +174,11 @@ class Run:
             again=sum(channel.again for channel in party.channels),
             sessions=sum(client.sessions for client in party.clients),
             troubles=party.troubles,
+            told={stream.name: self._told(stream) for stream in party.streams},
         )
+
+    def _told(self, stream: Stream) -> list[str]:
+        return [f"{at - self._began:6.2f} s, {what}" for at, what in stream.told]
 
 
 async def _tolerant(name: str, scene: Scene) -> None:

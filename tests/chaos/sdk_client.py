@@ -106,6 +106,7 @@ class SdkChannel:
         return on_snapshot
 
     def _gap(self, gap: Gap) -> None:
+        self.stream.note(f"gap {gap.reason} from {gap.from_position} at {gap.position}")
         stretch = self._begun()
         stretch.gap, stretch.ended_at = gap.reason, gap.from_position
         self.stream.stretches.append(Stretch(None if self._copying else gap.position))

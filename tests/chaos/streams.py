@@ -3,6 +3,7 @@
 A stretch is what came without a gap: from a subscription, a gap or a snapshot to the next of them.
 """
 
+import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -125,7 +126,8 @@ class Stretch:
 class Stream:
     """All that a channel was sent, and what the client itself found wrong with it.
 
-    ``heard_since`` and ``heard_until`` say when it was subscribed and when not, by the monotonic clock.
+    ``heard_since`` and ``heard_until`` say when it was subscribed and when not, by the monotonic clock;
+    ``told`` is what it was told but changes, and how many of those it had by then.
     """
 
     name: str
@@ -135,6 +137,12 @@ class Stream:
     caught_up: bool = False
     heard_since: list[float] = field(default_factory=list)
     heard_until: list[float] = field(default_factory=list)
+    told: list[tuple[float, str]] = field(default_factory=list)
+
+    def note(self, what: str) -> None:
+        """Keep what it was told, for whoever looks for a cause."""
+        heard = sum(len(stretch.heard) for stretch in self.stretches)
+        self.told.append((time.monotonic(), f"after {heard} changes: {what}"))
 
     @property
     def open(self) -> Stretch:
