@@ -23,7 +23,18 @@ from rowcast.protocol.messages import ClientMessage, MalformedMessage, Ref, Serv
 from rowcast.session.admission import Limits
 from rowcast.session.channel import PREFIX
 from rowcast.session.connection import Connection
-from rowcast.session.wants import Attach, Authorize, Close, Detach, Enter, Publish, Send, Want
+from rowcast.session.wants import (
+    Attach,
+    Authorize,
+    Close,
+    Detach,
+    Enter,
+    Publish,
+    Send,
+    Track,
+    Untrack,
+    Want,
+)
 
 _START: Final = 1_000_000.0
 _LIMITS: Final = Limits(channels=3, bindings=3, entries_size=2000, topic_size=64)
@@ -180,7 +191,7 @@ class _Conversation:
                 case Enter(channel, topic):
                     assert self._joined[topic], "entered before its join is answered"
                     self._entered.add(channel)
-                case Publish(channel):
+                case Publish(channel) | Track(channel) | Untrack(channel):
                     assert channel in self._entered
                 case Detach(channel):
                     self._attempts.pop(channel, None)

@@ -8,7 +8,18 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from rowcast.model.allowed import Allowed
 from rowcast.protocol.messages import ClientMessage, ServerMessage, Version
-from rowcast.session.wants import Attach, Authorize, Close, Detach, Enter, Publish, Send, Want
+from rowcast.session.wants import (
+    Attach,
+    Authorize,
+    Close,
+    Detach,
+    Enter,
+    Publish,
+    Send,
+    Track,
+    Untrack,
+    Want,
+)
 from support.sessions import CHANGES, EVERY_ANSWER, NOW, Answer, connection, ok
 
 
@@ -50,7 +61,7 @@ class Conversation(RuleBasedStateMachine):
                     self.asked.append(want)
                 case Enter():
                     self.entered.add(want.channel)
-                case Publish():
+                case Publish() | Track() | Untrack():
                     assert want.channel in self.entered
                 case Detach(channel):
                     assert channel in self.entered, "over, and never begun"
@@ -137,6 +148,22 @@ class Conversation(RuleBasedStateMachine):
         for message in messages:
             if message.event == "phx_close":
                 assert self.joined.pop("realtime:a") == message.join_ref
+
+    @rule(
+        topic=st.sampled_from(["realtime:a", "realtime:b"]),
+        event=st.sampled_from(["broadcast", "presence"]),
+        payload=st.sampled_from([{"event": "track"}, {"event": "track", "payload": 1}, {"event": "untrack"}]),
+        answer=st.sampled_from(EVERY_ANSWER),
+    )
+    def pushes(self, topic: str, event: str, payload: Any, answer: Answer) -> None:
+        messages = self._say(topic, event, payload)
+        if self.asked:
+            assert topic in self.private
+            assert self.asked.pop().writes
+            messages = self._take(self.connection.authorized(answer, self.now))
+        for message in messages:
+            if message.event == "phx_close":
+                assert self.joined.pop(topic) == message.join_ref
 
     @precondition(lambda self: self.attached)
     @rule(data=st.data())

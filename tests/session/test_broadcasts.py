@@ -61,8 +61,8 @@ def test_a_channel_enters_its_topic_once_its_join_is_answered(echo: bool, answer
     wants = say(conversation, "phx_join", {"config": config}, "1")
     if answer is not None:
         wants = conversation.authorized(answer, NOW)
-    hears = answer is None or answer.broadcast
-    assert wants[1:] == [Enter(1, "realtime:a", answer is not None, echo, hears)]
+    hears, sees = (True, True) if answer is None else (answer.broadcast, answer.presence)
+    assert wants[1:] == [Enter(1, "realtime:a", answer is not None, echo, hears, sees, join_ref="1")]
 
 
 def test_nothing_is_published_while_a_join_waits_for_its_answer() -> None:

@@ -182,7 +182,9 @@ def test_a_token_may_give_more(had: Allowed) -> None:
     join(conversation)
     conversation.authorized(had, NOW)
     refresh(conversation, "authenticated")
-    assert conversation.authorized(BOTH, NOW) == [Enter(1, "realtime:room", True, False, True)]
+    assert conversation.authorized(BOTH, NOW) == [
+        Enter(1, "realtime:room", private=True, echo=False, hears=True, sees=True, join_ref="1")
+    ]
     refresh(conversation, "anon")
     assert sent(conversation.authorized(had, NOW)) == shut(GONE)
 

@@ -7,6 +7,7 @@ loop only, and nothing waits.
 
 import asyncio
 import secrets
+import uuid
 from base64 import urlsafe_b64encode
 from dataclasses import dataclass, field
 from functools import partial
@@ -35,7 +36,8 @@ class Rooms:
     """The presences of all topics; a topic on which nobody is present has no room."""
 
     def __init__(self, topics: Topics) -> None:
-        self._topics = topics
+        #: Who is told.
+        self.topics = topics
         self._node = secrets.token_bytes(_NODE_BYTES)
         self._name = self._node.hex()
         #: Of what was ever present or gone by this node: refs and versions are made of it.
@@ -65,6 +67,8 @@ class Rooms:
             prev = old.ref if old.ref in room.roster.present() else old.prev
         number = self._count.to_bytes(_COUNT_BYTES, "big")
         ref = urlsafe_b64encode(self._node + number).decode()
+        if member.key is None:
+            member.key = str(uuid.uuid4())
         member.presence = present[ref] = Presence(member.key, ref, payload, prev)
 
     def untrack(self, member: Member) -> None:
@@ -98,4 +102,4 @@ class Rooms:
                 del self._rooms[place]
             if diff := difference(before, room.roster):
                 topic, private = place
-                self._topics.show(topic, partial(diff_frame, topic, diff), private=private)
+                self.topics.show(topic, partial(diff_frame, topic, diff), private=private)

@@ -18,7 +18,8 @@ class Member:
     """A channel that is joined. ``topic`` is the whole of it, ``echo`` says that it hears itself.
 
     ``hears`` is False for a private channel whose policies let it read no broadcasts, ``sees`` for one that
-    may not read presence. ``key`` is what it is present under, and ``presence`` what it shows of itself.
+    may not read presence. ``key`` is what it is present under, None until one is chosen, and ``presence``
+    what it shows of itself.
     """
 
     topic: str
@@ -28,7 +29,7 @@ class Member:
     echo: bool = False
     hears: bool = True
     sees: bool = True
-    key: str = ""
+    key: str | None = None
     presence: Presence | None = None
 
 

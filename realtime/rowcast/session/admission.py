@@ -1,7 +1,7 @@
 """What a join must satisfy before anything is done for it."""
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from rowcast.model.allowed import Allowed, ChannelUnavailable
@@ -10,6 +10,7 @@ from rowcast.model.rates import RateWindow
 from rowcast.model.seats import Seats
 from rowcast.protocol.join import JoinError, JoinPayload, parse_join
 from rowcast.protocol.messages import ClientMessage
+from rowcast.protocol.presence import INHERITED_KEYS
 from rowcast.session.channel import PREFIX, Channel
 
 #: What a handshake is refused with, and a join, when the whole server is joined too often.
@@ -32,8 +33,9 @@ class Limits:
 
     ``bindings`` bounds the entries of one join, ``entries_size`` those of all channels together, as JSON;
     ``refusals`` the refused joins whose replies are still due. ``private_only`` leaves out public channels.
-    ``payload_size`` bounds a broadcast, ``events_per_second`` is the average of a minute; with
-    ``silent_denials`` nobody is told that a broadcast may not be sent.
+    ``payload_size`` bounds a broadcast, and what is tracked; ``events_per_second`` is the average of a
+    minute; with ``silent_denials`` nobody is told that a broadcast may not be sent. ``presence_calls`` of a
+    channel may come within ``presence_window``; ``presence_enabled`` has each join ask for presence.
     """
 
     channels: int = 100
@@ -49,6 +51,10 @@ class Limits:
     payload_size: int = 3_000_500
     events_per_second: float = 100
     silent_denials: bool = False
+    presence_calls: int = 5
+    presence_window: float = 30.0
+    presence_enabled: bool = False
+    presence_key_size: int = 1024
 
 
 def admit(
@@ -86,7 +92,17 @@ def admit(
             "UnknownErrorOnChannel: the `postgres_changes` of all channels of a connection may have "
             f"{limits.entries_size} bytes"
         )
+    _check_key(payload.presence.key, limits)
+    if limits.presence_enabled and not payload.presence.enabled:
+        return replace(payload, presence=replace(payload.presence, enabled=True))
     return payload
+
+
+def _check_key(key: str | None, limits: Limits) -> None:
+    if key is not None and len(key.encode()) > limits.presence_key_size:
+        raise JoinError(f"InvalidPresenceKey: the key is longer than {limits.presence_key_size} bytes")
+    if key in INHERITED_KEYS:
+        raise JoinError(f"InvalidPresenceKey: every object of JavaScript has `{key}`: choose another key")
 
 
 def refusal(name: str, payload: JoinPayload, allowed: Allowed | None, *, full: bool) -> str | None:

@@ -9,7 +9,7 @@ from rowcast.protocol.messages import ClientMessage, ServerMessage
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A join, or the token or a broadcast (``writes``) of a channel that has joined.
+    """A join, or the token, a broadcast or a presence (both ``writes``) of a channel that has joined.
 
     ``payload`` is that of a join, and ``last`` what is sent once it was answered; ``key`` names the channel
     otherwise.

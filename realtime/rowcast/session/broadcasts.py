@@ -22,7 +22,8 @@ from rowcast.session.wants import Authorize, Publish, Send, Want
 #: What ends a channel whose socket says too much.
 TOO_MANY_EVENTS = "Too many messages per second"
 TOO_LARGE = "payload_size_exceeded"
-_UNWRITABLE = "Unauthorized: You do not have permissions to write to this Channel topic"
+#: Of a private channel, for whoever may only listen.
+UNWRITABLE = "Unauthorized: You do not have permissions to write to this Channel topic"
 
 
 class Broadcasts:
@@ -49,7 +50,7 @@ class Broadcasts:
         if channel.readable is not None and channel.writable is None:
             return [Authorize(channel.name, channel.claims, channel.presence, writes=True)]
         if channel.writable is not None and not channel.writable.broadcast:
-            return self._deny(channel, message, f"{_UNWRITABLE}: {channel.name}")
+            return self._deny(channel, message, f"{UNWRITABLE}: {channel.name}")
         return [Publish(channel.key, broadcast), *self._answer(channel, message, "ok", {})]
 
     def judged(

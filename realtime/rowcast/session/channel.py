@@ -19,6 +19,7 @@
     database away,   `system` error or ok, to who asked to be told             joined
     or back
     broadcast        see ``session.broadcasts``                                joined
+    presence         see ``session.presences``                                 joined
     one too many     `system` error, phx_close                                gone
     history lost     phx_error                                                gone; the client joins again
 
@@ -31,8 +32,10 @@ from dataclasses import dataclass, field
 
 from rowcast.model.allowed import Allowed
 from rowcast.model.binding import Binding
+from rowcast.model.calls import Calls
 from rowcast.model.claims import Claims
-from rowcast.protocol.messages import Ref, ServerMessage
+from rowcast.protocol.join import JoinPayload
+from rowcast.protocol.messages import ClientMessage, Ref, ServerMessage
 from rowcast.session.wants import Attach, Enter
 
 PREFIX = "realtime:"
@@ -50,14 +53,20 @@ GAPS = {
 }
 
 
+def join_ref(message: ClientMessage) -> Ref:
+    """The reference that a join gives its channel."""
+    return message.join_ref if message.join_ref is not None else message.ref
+
+
 @dataclass(slots=True)
 class Channel:
     """State of a joined channel. ``key`` is unique in its connection; ``join_ref`` is that of its join.
 
     ``size`` is that of its entries, in bytes; ``legacy`` a channel that joined the old way; ``readable`` what
     a private one may receive, None for a public one, and ``writable`` what it may send, None until that was
-    asked; ``presence`` is whether it asked for that, ``echo`` whether it hears itself, and ``ack`` whether
-    its broadcasts are answered.
+    asked; ``presence`` is whether it asked for that, or tracks, ``presence_key`` what it gave to be present
+    under, and ``calls`` how often it called; ``echo`` is whether it hears itself, and ``ack`` whether its
+    broadcasts are answered.
     ``token_warning`` is how many seconds before its token ends it wants to be told, None where it does not;
     ``warned`` whether it was. ``gap`` and ``group`` are what its Attach says of them; ``health`` whether it
     wants to be told when the database is away. ``resume`` is the position that it resumes from, until it is
@@ -75,6 +84,8 @@ class Channel:
     legacy: bool = False
     readable: Allowed | None = None
     presence: bool = False
+    presence_key: str | None = None
+    calls: Calls = field(default_factory=Calls)
     writable: Allowed | None = None
     echo: bool = False
     ack: bool = False
@@ -89,6 +100,39 @@ class Channel:
     answer: ServerMessage | None = None
     after_answer: list[ServerMessage] = field(default_factory=list)
     wait_until: float = math.inf
+
+    @classmethod
+    def joined(
+        cls,
+        key: int,
+        message: ClientMessage,
+        claims: Claims,
+        token: str,
+        bindings: Sequence[Binding],
+        payload: JoinPayload,
+        readable: Allowed | None,
+    ) -> "Channel":
+        """A channel of its join."""
+        return cls(
+            key,
+            message.topic,
+            join_ref(message),
+            claims,
+            token,
+            bindings,
+            payload.size,
+            payload.legacy,
+            readable,
+            payload.presence.enabled,
+            payload.presence.key,
+            echo=payload.broadcast.echo,
+            ack=payload.broadcast.ack,
+            token_warning=payload.token_warning,
+            health=payload.health,
+            resume=payload.resume,
+            gap=payload.gap,
+            group=payload.group,
+        )
 
     @property
     def name(self) -> str:
@@ -109,7 +153,18 @@ class Channel:
     def enter(self) -> Enter:
         """Hear its topic, for the first time or by other rights."""
         hears = self.readable is None or self.readable.broadcast
-        return Enter(self.key, self.topic, self.readable is not None, self.echo, hears)
+        sees = self.readable is None or self.readable.presence
+        return Enter(
+            self.key,
+            self.topic,
+            self.readable is not None,
+            self.echo,
+            hears,
+            sees,
+            self.presence,
+            self.presence_key,
+            self.join_ref,
+        )
 
     def warn(self, now: float) -> ServerMessage:
         """That its token ends soon. The text is for people; ``expires_in`` is in seconds."""

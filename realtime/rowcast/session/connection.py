@@ -12,7 +12,7 @@ from rowcast.model.claims import Claims, TokenError
 from rowcast.model.rates import RateWindow
 from rowcast.model.seats import Seats
 from rowcast.protocol.join import JoinError, JoinPayload, usable_token
-from rowcast.protocol.messages import ClientMessage, Ref, Version, reply
+from rowcast.protocol.messages import ClientMessage, Version, reply
 from rowcast.session.admission import (
     TOO_MANY_JOINS,
     Limits,
@@ -25,16 +25,17 @@ from rowcast.session.admission import (
 )
 from rowcast.session.asked import Asked
 from rowcast.session.broadcasts import TOO_MANY_EVENTS, Broadcasts
-from rowcast.session.channel import CHANGES, PREFIX, Channel
+from rowcast.session.channel import CHANGES, PREFIX, Channel, join_ref
+from rowcast.session.presences import TOO_MANY_CALLS, Presences
 from rowcast.session.wants import Authorize, Close, Detach, Send, Want
 
 SUBSCRIBED = "Subscribed to PostgreSQL"
 #: The original closes with 1000 or 1001 then, after which the official Python client never connects again.
 TRY_AGAIN_LATER = 1013
 NO_CHANNEL = 4004
+_PUSHES = ("broadcast", "presence")
 _DISABLED = "RealtimeDisabledForConfiguration"
 _NOT_IN_TIME = "PostgresChangesSubscribeTimeout: the subscription was not confirmed in time"
-_NOT_OFFERED = "Presence is not available on this server"
 
 Verify = Callable[[str, float], Claims]
 
@@ -69,6 +70,7 @@ class Connection:
         self._next_key = 0
         self._asked: Asked | None = None
         self._broadcasts = Broadcasts(limits)
+        self._presences = Presences(limits)
 
     @property
     def joined(self) -> bool:
@@ -90,7 +92,7 @@ class Connection:
                 return self._join(message, channel, now)
             case "phx_leave" if channel is None:
                 return [Send(reply(message.topic, message.ref, message.join_ref, "ok", {}))]
-            case _ if channel is None or (message.event == "broadcast" and channel.answer is not None):
+            case _ if channel is None or (message.event in _PUSHES and channel.answer is not None):
                 return [Send(reply(message.topic, message.ref, None, "error", {"reason": "unmatched topic"}))]
             case "phx_leave":
                 answer = reply(channel.topic, message.ref, channel.join_ref, "ok", {})
@@ -99,11 +101,11 @@ class Connection:
                 return self._refresh(channel, message, now)
             case _ if not self._broadcasts.take(now):
                 return self._shut(channel, TOO_MANY_EVENTS, now)
-            case "broadcast":
-                return self._push(channel, message)
-            case "presence" if message.ref is not None:
-                refused = {"reason": _NOT_OFFERED}
-                return [Send(reply(channel.topic, message.ref, channel.join_ref, "error", refused))]
+            case "presence" if not self._presences.take(channel, now):
+                return self._shut(channel, TOO_MANY_CALLS, now)
+            case "broadcast" | "presence":
+                found = self._sender(message.event).push(channel, message)
+                return self._pushed(channel, message, found, now)
             case _:
                 return []
 
@@ -142,8 +144,10 @@ class Connection:
         if asked is None:
             return []
         if asked.writes:
-            channel = self._by_key(asked.key)
-            return [] if channel is None else self._broadcasts.judged(channel, asked.message, answer)
+            if (channel := self._by_key(asked.key)) is None:
+                return []
+            judged = self._sender(asked.message.event).judged(channel, asked.message, answer)
+            return self._pushed(channel, asked.message, judged, now)
         if asked.payload is None:
             return self._reread(asked, answer, now)
         wants, delay = self._answer(asked.message, asked.payload, asked.token, asked.claims, answer, now)
@@ -249,7 +253,7 @@ class Connection:
         return wants
 
     def _refuse(self, message: ClientMessage, reason: str) -> list[Want]:
-        refusal = reply(message.topic, message.ref, _join_ref(message), "error", {"reason": reason})
+        refusal = reply(message.topic, message.ref, join_ref(message), "error", {"reason": reason})
         return [Send(refusal, self._limits.refusal_delay)]
 
     def _answer(
@@ -281,25 +285,7 @@ class Connection:
     ) -> list[Want]:
         bindings, errors = usable_bindings(payload, self._limits)
         self._next_key += 1
-        channel = Channel(
-            self._next_key,
-            message.topic,
-            _join_ref(message),
-            claims,
-            token,
-            bindings,
-            payload.size,
-            payload.legacy,
-            readable,
-            payload.presence.enabled,
-            echo=payload.broadcast.echo,
-            ack=payload.broadcast.ack,
-            token_warning=payload.token_warning,
-            health=payload.health,
-            resume=payload.resume,
-            gap=payload.gap,
-            group=payload.group,
-        )
+        channel = Channel.joined(self._next_key, message, claims, token, bindings, payload, readable)
         if not self._channels:
             self._seats.take()
         self._channels[message.topic] = channel
@@ -355,13 +341,20 @@ class Connection:
         heard = [] if channel.answer is not None or had == answer else [channel.enter()]
         return [*self._attach(channel), *heard]
 
-    # Broadcasts
+    # Broadcasts and presence
 
-    def _push(self, channel: Channel, message: ClientMessage) -> list[Want]:
-        wants = self._broadcasts.push(channel, message)
-        if wants and isinstance(wants[-1], Authorize):
+    def _sender(self, event: str) -> Broadcasts | Presences:
+        return self._presences if event == "presence" else self._broadcasts
+
+    def _pushed(
+        self, channel: Channel, message: ClientMessage, found: list[Want] | str, now: float
+    ) -> list[Want]:
+        """What is wanted for what a channel sends, or why it ends."""
+        if isinstance(found, str):
+            return self._shut(channel, found, now)
+        if found and isinstance(found[-1], Authorize):
             self._asked = Asked(message, channel.token, channel.claims, key=channel.key, writes=True)
-        return wants
+        return found
 
     # Ending
 
@@ -385,7 +378,3 @@ class Connection:
         hears = any(channel.attached for channel in self._channels.values())
         response = {"position": position} if hears and position is not None else {}
         return Send(reply(message.topic, message.ref, None, "ok", response))
-
-
-def _join_ref(message: ClientMessage) -> Ref:
-    return message.join_ref if message.join_ref is not None else message.ref

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from rowcast.model.binding import Binding
 from rowcast.model.claims import Claims
 from rowcast.protocol.broadcasts import Broadcast
-from rowcast.protocol.messages import ServerMessage
+from rowcast.protocol.messages import Ref, ServerMessage
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +56,12 @@ class Authorize:
 
 @dataclass(frozen=True, slots=True)
 class Enter:
-    """Have a channel hear what is sent to its topic: its join was answered. Wanted anew when ``hears``
-    changed.
+    """Have a channel hear what is sent to its topic: its join was answered. Wanted anew when ``hears`` or
+    ``sees`` changed.
 
-    ``echo`` says that it hears itself, ``hears`` whether it may hear broadcasts at all.
+    ``echo`` says that it hears itself, ``hears`` and ``sees`` whether it may hear broadcasts and see presence
+    at all. With ``state`` it is told who is present, once it sees: by ``join_ref``. ``key`` is what it is
+    present under itself, None where that is to be chosen.
     """
 
     channel: int
@@ -67,6 +69,10 @@ class Enter:
     private: bool
     echo: bool
     hears: bool
+    sees: bool = True
+    state: bool = False
+    key: str | None = None
+    join_ref: Ref = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +84,23 @@ class Publish:
 
 
 @dataclass(frozen=True, slots=True)
+class Track:
+    """Let a channel that has entered show itself: by JSON that ``protocol.presence.tracked`` made."""
+
+    channel: int
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Untrack:
+    """Let a channel show itself no longer."""
+
+    channel: int
+
+
+@dataclass(frozen=True, slots=True)
 class Detach:
-    """A channel is over: it hears nothing more."""
+    """A channel is over: it hears nothing more, and is not present any more."""
 
     channel: int
 
@@ -93,4 +114,4 @@ class Close:
     delay: float = 0.0
 
 
-Want = Send | Attach | Authorize | Enter | Publish | Detach | Close
+Want = Send | Attach | Authorize | Enter | Publish | Track | Untrack | Detach | Close

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from rowcast.hub.feed import Feed
+from rowcast.hub.rooms import Rooms
 from rowcast.hub.topics import Topics
 from rowcast.model.allowed import Allowed, ChannelRequest
 from rowcast.model.health import Health
@@ -41,9 +42,14 @@ class Services:
     handshake_delay: float
     faults: Callable[[], Mapping[str, str]]
     degraded: Callable[[], Mapping[str, str]] = dict
-    topics: Topics = field(default_factory=Topics)
+    rooms: Rooms = field(default_factory=lambda: Rooms(Topics()))
     joins: RateWindow = field(default_factory=lambda: RateWindow(100))
     seats: Seats = field(default_factory=Seats)
     health: Health = field(default_factory=Health)
     stopping: Stopping = field(default_factory=Stopping)
     clock: Callable[[], float] = time.time
+
+    @property
+    def topics(self) -> Topics:
+        """Who is joined to which topic."""
+        return self.rooms.topics

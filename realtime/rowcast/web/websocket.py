@@ -24,7 +24,18 @@ from rowcast.protocol.frames import text_frame
 from rowcast.protocol.messages import MalformedMessage, ServerMessage, Version
 from rowcast.session.admission import TOO_MANY_JOINS, TOO_MANY_USERS
 from rowcast.session.connection import Connection
-from rowcast.session.wants import Attach, Authorize, Close, Detach, Enter, Publish, Send, Want
+from rowcast.session.wants import (
+    Attach,
+    Authorize,
+    Close,
+    Detach,
+    Enter,
+    Publish,
+    Send,
+    Track,
+    Untrack,
+    Want,
+)
 from rowcast.web.fallback import AsgiSink
 from rowcast.web.services import Services
 
@@ -223,6 +234,10 @@ class _Conversation:
                     self._services.topics.publish(
                         member.topic, broadcast, private=member.private, sender=member
                     )
+                case Track(channel, payload):
+                    self._services.rooms.track(self._members[channel], payload)
+                case Untrack(channel):
+                    self._services.rooms.untrack(self._members[channel])
                 case Detach(channel):
                     self._detach(channel)
                 case Close(code, reason, 0.0):
@@ -317,15 +332,20 @@ class _Conversation:
         self._arm()
 
     def _enter(self, want: Enter) -> None:
-        member = self._members.setdefault(
-            want.channel, Member(want.topic, want.private, self._version, self._lane, want.echo)
-        )
-        member.hears = want.hears
+        member = self._members.get(want.channel)
+        saw = member is not None and member.sees
+        if member is None:
+            member = Member(want.topic, want.private, self._version, self._lane, want.echo, key=want.key)
+            self._members[want.channel] = member
+        member.hears, member.sees = want.hears, want.sees
         self._services.topics.enter(member)
+        if want.state and want.sees and not saw:
+            self._services.rooms.tell(member, want.join_ref)
 
     def _detach(self, channel: int) -> None:
         if (member := self._members.pop(channel, None)) is not None:
             self._services.topics.leave(member)
+            self._services.rooms.untrack(member)
         subscription = self._subscriptions.pop(channel, None)
         if subscription is not None:
             if subscription.work is not None:
