@@ -53,7 +53,7 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
                        'capture_update_row', 'capture_delete_row', 'capture_insert_confined', 'capture_update_confined',
                        'capture_delete_confined', 'capture_insert_row_confined', 'capture_update_row_confined',
                        'capture_delete_row_confined', 'row_json', 'draw_order', 'pin', 'unpin', 'drawn_order',
-                       'stop_if_full']) as name
+                       'stop_if_full', 'capture_message']) as name
      where not exists (select from pg_proc as p where p.pronamespace = 'rowcast'::regnamespace and p.proname = name)
      limit 1),
     (select format('%s may not use the schema rowcast, so writes to captured tables fail: run rowcast migrate',

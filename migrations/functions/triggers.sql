@@ -59,14 +59,15 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
   from parts as p
 $$;
 
--- Our triggers as they stand on a table.
+-- Our triggers as they stand on captured tables: that of realtime.messages is none of these.
 create or replace view rowcast.standing_triggers as
   select g.tgrelid as relid, g.tgname::text as name, p.proname::text as function_name, g.tgenabled as enabled,
          -- tgargs ends each argument with a zero byte.
          string_to_array(left(encode(g.tgargs, 'escape'), -4), '\000') as arguments
   from pg_catalog.pg_trigger as g
   join pg_catalog.pg_proc as p on p.oid = g.tgfoid
-  where not g.tgisinternal and g.tgparentid = 0 and p.pronamespace = 'rowcast'::regnamespace;
+  where not g.tgisinternal and g.tgparentid = 0 and p.pronamespace = 'rowcast'::regnamespace
+    and p.proname <> 'capture_message';
 
 -- The captured tables: those that have our triggers, and the version their changes carry now. In a restored database
 -- that may be a version of another one, which is not enabled: nobody would hear its changes.

@@ -17,6 +17,7 @@ from rowcast.hub.lanes import Lane
 from rowcast.hub.subscriptions import Subscriptions
 from rowcast.model.binding import parse_binding
 from rowcast.model.claims import Claims
+from rowcast.model.message import Message
 from rowcast.protocol.frames import payload_of
 from rowcast.protocol.messages import Version
 
@@ -82,6 +83,7 @@ async def streaming(
     roles: tuple[str, ...] = (),
     pooled: bool = False,
     open_deletes: bool = False,
+    tell: Callable[[Message], None] = lambda message: None,
 ) -> AsyncIterator[Stream]:
     """A running stream of the database at ``dsn``."""
     pool = await create_pool(dsn, 5)
@@ -96,6 +98,7 @@ async def streaming(
         patience=patience,
         filter_timeout=filter_timeout,
         snapshots=Snapshots(dsn, search_path=SEARCH_PATH),
+        tell=tell,
     )
     async with asyncio.TaskGroup() as tasks:
         running = tasks.create_task(stream.run(pooled=pooled))

@@ -16,6 +16,7 @@ from rowcast.capture.audiences import Audiences
 from rowcast.capture.costs import Costs
 from rowcast.capture.filters import Filters
 from rowcast.capture.judging import Judging, Visibility
+from rowcast.capture.messages import KINDS, message_of
 from rowcast.capture.moves import Moves
 from rowcast.capture.questions import Questions
 from rowcast.capture.reader import HistoryLost, Page, Reader, Row
@@ -24,6 +25,7 @@ from rowcast.capture.relations import Relations
 from rowcast.hub.feed import Subscriber
 from rowcast.hub.subscriptions import Subscriptions
 from rowcast.model.change import Change, Op, Relation
+from rowcast.model.message import Message
 from rowcast.model.position import Order, Position, encode_batch, encode_event
 
 _OPS: Final = {"I": Op.INSERT, "U": Op.UPDATE, "D": Op.DELETE, "T": Op.TRUNCATE}
@@ -54,7 +56,8 @@ class Means:
 
 class Delivery:
     """Hands out what a reader reads. ``wake`` wakes who reads; ``lose_asking`` tells those who wait for
-    Postgres that changes are missing. Its subscribers are those in ``audiences``, and nobody else's."""
+    Postgres that changes are missing. Its subscribers are those in ``audiences``, and nobody else's.
+    ``tell`` is handed the messages that the database sends, where they are wanted."""
 
     def __init__(
         self,
@@ -64,8 +67,9 @@ class Delivery:
         visibility: Visibility,
         wake: asyncio.Event,
         lose_asking: Callable[[str], None],
+        tell: Callable[[Message], None] | None = None,
     ) -> None:
-        self._means, self.reader = means, reader
+        self._means, self.reader, self._tell = means, reader, tell
         self.audiences = audiences = Audiences(subscriptions)
         self.questions = Questions(
             audiences.asking,
@@ -175,6 +179,8 @@ class Delivery:
             if row.op == _CATALOG_CHANGED:
                 on_catalog()
                 await self.readiness.prepare(connection, versions)
+            elif row.op in KINDS:
+                self._send(row)
             else:
                 self._publish(row, batch)
             self._handed = (page, row.order)
@@ -240,6 +246,16 @@ class Delivery:
         if asked:
             self.questions.put(change, self._before)
         self._before = change.position
+
+    def _send(self, row: Row) -> None:
+        """A message waits for nobody: who is at its place in the past hears none."""
+        if self._tell is None:
+            return
+        try:
+            self._tell(message_of(row))
+        except Exception as error:
+            # A name and no arguments, as below.
+            log.error("message_not_sent", error=type(error).__name__)
 
     @contextlib.contextmanager
     def _isolated(self, subscriptions: Subscriptions, relation: Relation) -> Iterator[None]:

@@ -6,7 +6,7 @@ present (``present``), at once or after what it missed (``replays``).
 
 import asyncio
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from typing import Final
 
@@ -21,6 +21,7 @@ from rowcast.capture.groups import Member
 from rowcast.capture.joining import Joining
 from rowcast.capture.judging import Visibility
 from rowcast.capture.listener import Listener
+from rowcast.capture.messages import Sentry
 from rowcast.capture.parts import Parts
 from rowcast.capture.present import Present
 from rowcast.capture.reader import Reader
@@ -36,6 +37,7 @@ from rowcast.hub.feed import Gap, Subscribed, Subscriber
 from rowcast.hub.subscriptions import Subscriptions
 from rowcast.model.binding import Binding
 from rowcast.model.claims import Claims
+from rowcast.model.message import Message
 
 _TEND_SECONDS: Final = 1.0
 _RECONCILE_SECONDS: Final = 10.0
@@ -51,7 +53,8 @@ class Stream:
     """Changes of one database, to its subscribers. ``run`` it; everything else may be called meanwhile.
 
     ``page_size`` is in rows; ``patience`` bounds each statement, ``filter_timeout`` what Postgres may take
-    to judge the filters of a batch, in seconds.
+    to judge the filters of a batch, in seconds. ``tell`` is handed each message that the database sends, in
+    the order of the changes.
     """
 
     def __init__(
@@ -67,6 +70,7 @@ class Stream:
         filter_timeout: float = 0.25,
         visibility: Visibility,
         snapshots: Snapshots,
+        tell: Callable[[Message], None] = lambda message: None,
     ) -> None:
         self._direct_dsn, self._patience, self._page_size = direct_dsn, patience, page_size
         self._rights, self._retention, self._subscriptions = rights, retention, subscriptions
@@ -84,7 +88,7 @@ class Stream:
             self._detach,
         )
         self._live = live = Delivery(
-            self._means, Reader(page_size), subscriptions, visibility, self._wake, self._lose_asking
+            self._means, Reader(page_size), subscriptions, visibility, self._wake, self._lose_asking, tell
         )
         self._listener = Listener(
             direct_dsn, self._waker, self._wake, self._catalog_news, self._listening, patience
@@ -127,6 +131,7 @@ class Stream:
         self._judges = {name: visibility.apart() for name in _REPLAYS}
         self._pooled = False
         self._started = asyncio.Event()
+        self._messages = Sentry()
 
     # What subscribers ask
 
@@ -159,6 +164,12 @@ class Stream:
         """
         await self._started.wait()
         return await self._joining.subscribe(subscriber, bindings, claims, resume)
+
+    async def ready(self) -> None:
+        """Return when each message that the database sends from now on is certain to be handed out."""
+        await self._started.wait()
+        await self._messages.standing.wait()
+        await self._present.read_once()
 
     def unsubscribe(self, subscriber: Subscriber) -> None:
         """Detach a subscriber. Nothing is sent to it from here on."""
@@ -283,7 +294,8 @@ class Stream:
                     self._tables_changed.clear()
                     self._live.readiness.forget_rights()
                     began = time.monotonic()
-                    done = await reconcile(connection, settled, faults)
+                    done = await self._messages.look(connection)
+                    done = await reconcile(connection, settled, faults) and done
                     self._parts.up("keeper")
                     # What takes long in a database of very many tables is done less often.
                     seldom = max(_RECONCILE_SECONDS, _RECONCILE_SHARE * (time.monotonic() - began))

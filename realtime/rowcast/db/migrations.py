@@ -33,6 +33,7 @@ _FUNCTION_ORDER = (
     "catalog",
     "retention",
     "messages",
+    "broadcasts",
     "visibility",
     "rights",
 )

@@ -31,9 +31,19 @@ OWN_MEMBERSHIP = """exists (select from pg_auth_members as m join pg_roles as r 
 # By a name in a schema that may not be used, even looking fails: so not by to_regclass.
 MESSAGES = """select k.oid from pg_class as k join pg_namespace as n on n.oid = k.relnamespace
   where n.nspname = 'realtime' and k.relname = 'messages'"""
-# The function called `name`, without arguments.
+#: What SQL calls, by name and types of arguments.
+CALLED = (
+    "realtime.topic()",
+    "realtime.send(jsonb, text, text, boolean)",
+    "realtime.send_binary(bytea, text, text, boolean)",
+    "realtime.broadcast_changes(text, text, text, text, text, record, record, text)",
+    "auth.jwt()",
+    "auth.uid()",
+    "auth.role()",
+)
+# The function that has this `name`, as above.
 FUNCTION = """select p.oid from pg_proc as p join pg_namespace as n on n.oid = p.pronamespace
-  where n.nspname || '.' || p.proname || '()' = name and p.pronargs = 0"""
+  where n.nspname || '.' || p.proname || '(' || oidvectortypes(p.proargtypes) || ')' = name"""
 
 _LOOK = f"""
 insert into rowcast.notes (kind, name, was)
@@ -65,7 +75,7 @@ select kind, name, was from (
   from unnest($2::text[]) as role
   union all
   select 'function', name, case when exists ({FUNCTION}) then 'there' end
-  from unnest(array['realtime.topic()', 'auth.jwt()', 'auth.uid()', 'auth.role()']) as name
+  from unnest($3::text[]) as name
 ) as looks (kind, name, was)
 on conflict do nothing
 """
@@ -73,4 +83,4 @@ on conflict do nothing
 
 async def look(connection: asyncpg.Connection) -> None:
     """Note how each thing stands now, unless it was noted before."""
-    await connection.execute(_LOOK, list(ROLES), list(API_ROLES))
+    await connection.execute(_LOOK, list(ROLES), list(API_ROLES), list(CALLED))

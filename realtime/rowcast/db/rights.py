@@ -12,6 +12,7 @@ import asyncpg
 
 from rowcast.db.notes import (
     API_ROLES,
+    CALLED,
     CAPTURE_ROLE,
     FUNCTION,
     JSON_ROLE,
@@ -58,8 +59,7 @@ from pg_publication as p join pg_roles as r on r.oid = p.pubowner
 where p.pubname = $1 and not pg_has_role(r.oid, 'usage')
 union all
 select format('%s is missing from the schema %s, which another party made', name, n.nspname)
-from unnest(array['realtime.messages', 'realtime.topic()', 'auth.jwt()', 'auth.uid()', 'auth.role()'])
-  as w (name)
+from unnest('realtime.messages'::text || $4::text[]) as w (name)
 join pg_namespace as n on n.nspname = split_part(name, '.', 1)
 where $2 and not exists ({FUNCTION}) and not (name = 'realtime.messages' and exists ({MESSAGES}))
 union all
@@ -142,7 +142,7 @@ async def missing(connection: asyncpg.Connection) -> Missing:
     assert role is not None
     rows = await connection.fetch(_ROLES, list(ROLES), role["grants_options"])
     makes = role["superuser"] or role["creates_roles"]
-    differs = await connection.fetch(_DIFFERS, PUBLICATION, role["begun"], list(API_ROLES))
+    differs = await connection.fetch(_DIFFERS, PUBLICATION, role["begun"], list(API_ROLES), list(CALLED))
     return Missing(
         user=role["name"],
         database=role["database"],

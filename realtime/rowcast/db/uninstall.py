@@ -15,7 +15,7 @@ import asyncpg
 
 from rowcast.db.connection import ADVISORY_NODE, ADVISORY_TABLES, UNHURRIED, connect
 from rowcast.db.migrations import alone, check_owner
-from rowcast.db.notes import API_ROLES, FUNCTION, MESSAGES, OWN_MEMBERSHIP, PUBLICATION, ROLES
+from rowcast.db.notes import API_ROLES, CALLED, FUNCTION, MESSAGES, OWN_MEMBERSHIP, PUBLICATION, ROLES
 from rowcast.errors import UninstallError
 
 _LOCK_TIMEOUT = "200ms"
@@ -301,8 +301,7 @@ class _Uninstall:
                     await self._attempt("the table realtime.messages", "drop table realtime.messages")
             else:
                 await self._give_back_access()
-        for function in ("jwt", "uid", "role") if schema == "auth" else ("topic",):
-            name = f"{schema}.{function}()"
+        for name in (one for one in CALLED if one.startswith(f"{schema}.")):
             if self._is_ours("function", name) and await self._connection.fetchval(
                 f"select exists ({FUNCTION}) from unnest(array[$1]) as name", name
             ):

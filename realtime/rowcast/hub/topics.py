@@ -7,6 +7,7 @@ loop only, and nothing waits: what is published has gone to all members within o
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from rowcast.hub.earlier import Earlier
 from rowcast.hub.lanes import Lane
 from rowcast.model.roster import Presence
 from rowcast.protocol.broadcasts import Broadcast, encode_broadcast
@@ -18,8 +19,8 @@ class Member:
     """A channel that is joined. ``topic`` is the whole of it, ``echo`` says that it hears itself.
 
     ``hears`` is False for a private channel whose policies let it read no broadcasts, ``sees`` for one that
-    may not read presence. ``key`` is what it is present under, None until one is chosen, and ``presence``
-    what it shows of itself.
+    may not read presence. ``key`` is what it is present under, and ``presence`` what it shows of itself.
+    ``earlier`` is for one that is sent earlier messages first.
     """
 
     topic: str
@@ -29,8 +30,9 @@ class Member:
     echo: bool = False
     hears: bool = True
     sees: bool = True
-    key: str | None = None
+    key: str = ""
     presence: Presence | None = None
+    earlier: Earlier | None = None
 
 
 class Topics:
@@ -57,9 +59,16 @@ class Topics:
                 del self._listeners[_place(member)]
 
     def publish(
-        self, topic: str, broadcast: Broadcast, *, private: bool, sender: Member | None = None
+        self,
+        topic: str,
+        broadcast: Broadcast,
+        *,
+        private: bool,
+        sender: Member | None = None,
+        id_: str | None = None,
     ) -> None:
-        """Send it to all who hear the topic; to ``sender`` only if that hears itself."""
+        """Send it to all who hear the topic; to ``sender`` only if that hears itself. ``id_`` is that of a
+        message of the database, which nobody is sent twice."""
         for version in Version:
             listeners = self._listeners.get((topic, private, version))
             if listeners is None:
@@ -69,9 +78,13 @@ class Topics:
                 continue
             silent = None if sender is None or sender.echo else sender
             for member in listeners:
-                if member is not silent and member.hears:
+                if member is silent or not member.hears:
+                    continue
+                if member.earlier is None:
                     member.lane.push(frame)
-                    self.sent += 1
+                else:
+                    member.earlier.push(frame, id_)
+                self.sent += 1
 
     def show(self, topic: str, frame_of: Callable[[Version], bytes], *, private: bool) -> None:
         """Send what became of presence to all who see it, their own part of it as well."""

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import msgspec
 
+from rowcast.model.message import Message
 from rowcast.protocol.frames import binary_frame, text_frame
 from rowcast.protocol.messages import Version
 
@@ -55,6 +56,12 @@ def event_broadcast(event: str, payload: Any, meta: dict[str, Any] | None = None
     """The same of an event and what goes with it."""
     said = {"event": event, "payload": payload, "type": "broadcast"}
     return TextBroadcast(_encode(said if meta is None else {**said, "meta": meta}))
+
+
+def message_broadcast(message: Message, *, replayed: bool = False) -> UserBroadcast:
+    """What the database sends, with its id beside; ``replayed`` where a channel is sent it anew."""
+    meta = {"id": message.id} | ({"replayed": True} if replayed else {})
+    return UserBroadcast(message.event, message.payload, message.raw, _encode(meta))
 
 
 def is_json(data: bytes) -> bool:
