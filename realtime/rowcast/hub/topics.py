@@ -19,7 +19,8 @@ class Member:
     """A channel that is joined. ``topic`` is the whole of it, ``echo`` says that it hears itself.
 
     ``hears`` is False for a private channel whose policies let it read no broadcasts, ``sees`` for one that
-    may not read presence. ``key`` is what it is present under, and ``presence`` what it shows of itself.
+    may not read presence. ``key`` is what it is present under, None until one is chosen, and ``presence``
+    what it shows of itself.
     ``earlier`` is for one that is sent earlier messages first.
     """
 
@@ -30,7 +31,7 @@ class Member:
     echo: bool = False
     hears: bool = True
     sees: bool = True
-    key: str = ""
+    key: str | None = None
     presence: Presence | None = None
     earlier: Earlier | None = None
 
