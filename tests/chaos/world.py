@@ -21,7 +21,7 @@ from support.standbys import detach, promote, standby_of
 
 _SETTINGS = {
     "ROWCAST_LANE_LIMIT": "512kB",
-    "ROWCAST_DRAIN_SECONDS": "1s",
+    "ROWCAST_DRAIN_SECONDS": "500ms",
     "ROWCAST_MAX_JOINS_PER_SECOND": "10000",
     "ROWCAST_LOG_LEVEL": "warning",
 }
