@@ -107,10 +107,10 @@ async def server_halted(scene: Scene) -> None:
 
 
 async def deploy(scene: Scene) -> None:
-    """Servers are told to stop, drain their sockets, and are started again, one after the other."""
-    for server in scene.world.servers:
-        await server.stop(signal.SIGTERM)
-        await server.start()
+    """A server is told to stop, drains its sockets, and is started again: one step of a rolling deploy."""
+    server = scene.draws.choice(scene.world.servers)
+    await server.stop(signal.SIGTERM)
+    await server.start()
 
 
 async def postgres_restarted(scene: Scene) -> None:
