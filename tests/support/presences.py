@@ -8,18 +8,24 @@ from support.frames import Client
 
 
 class Watcher:
-    """A client, and the references that it has heard of: each is called by the order in which it came."""
+    """A client, and the references that it has heard of: each is called by the order in which it came.
 
-    def __init__(self, client: Client) -> None:
+    Several may share ``names``.
+    """
+
+    def __init__(self, client: Client, names: dict[str, str] | None = None) -> None:
         self.client = client
-        self.names: dict[str, str] = {}
+        self.names: dict[str, str] = {} if names is None else names
+        self.join_ref = "11"
 
     async def track(self, topic: str, ref: str, *payload: Any, event: str = "track") -> None:
         given = {"payload": payload[0]} if payload else {}
-        await self.client.say(topic, "presence", {"type": "presence", "event": event, **given}, ref)
+        await self.client.say(
+            topic, "presence", {"type": "presence", "event": event, **given}, ref, self.join_ref
+        )
 
     async def untrack(self, topic: str, ref: str) -> None:
-        await self.client.say(topic, "presence", {"type": "presence", "event": "untrack"}, ref)
+        await self.client.say(topic, "presence", {"type": "presence", "event": "untrack"}, ref, self.join_ref)
 
     async def hears_state(self, topic: str, state: Any, join_ref: str | None = "11") -> None:
         """Assert that `presence_state` comes next."""
