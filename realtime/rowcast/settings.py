@@ -21,6 +21,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from rowcast.allowances import Allowances, one_of
 from rowcast.auth.apikeys import parse_api_keys
 from rowcast.auth.jwks import Jwks
 from rowcast.auth.keys import secret_key
@@ -34,27 +35,21 @@ _IN_MILLISECONDS: Final = frozenset(
 )
 
 
-def _from(*names: str) -> Any:
-    return AliasChoices(*names)
-
-
-class Settings(BaseSettings):
-    """Everything that can be set, and what it is. Durations in seconds, sizes in bytes."""
-
-    model_config = SettingsConfigDict(env_file=".env", extra="ignore", frozen=True, populate_by_name=True)
+class _Basics(BaseSettings):
+    """What the server works with: its database, its tokens, and what it keeps."""
 
     database_url: SecretStr = Field(
-        validation_alias=_from("DATABASE_URL", "ROWCAST_DATABASE_URL"),
+        validation_alias=one_of("DATABASE_URL", "ROWCAST_DATABASE_URL"),
         description="Postgres, or a pooler before it: `postgresql://user:password@host:5432/database`.",
     )
     direct_url: SecretStr | None = Field(
         None,
-        validation_alias=_from("ROWCAST_DIRECT_URL"),
+        validation_alias=one_of("ROWCAST_DIRECT_URL"),
         description="Postgres itself, for LISTEN and advisory locks, where `DATABASE_URL` leads to a pooler.",
     )
     jwks: SecretStr | None = Field(
         None,
-        validation_alias=_from("ROWCAST_JWKS"),
+        validation_alias=one_of("ROWCAST_JWKS"),
         description="The keys that tokens are signed with: a key set as JSON, its file's path, or the "
         "http(s) address where it is published.",
     )
@@ -62,203 +57,126 @@ class Settings(BaseSettings):
     jwt_secret: SecretStr = Field(
         SecretStr(""),
         validate_default=True,
-        validation_alias=_from("ROWCAST_JWT_SECRET", "JWT_SECRET"),
+        validation_alias=one_of("ROWCAST_JWT_SECRET", "JWT_SECRET"),
         description="The secret that tokens are signed with (HS256, HS384, HS512), of at least 32 "
         "bytes; needed unless `ROWCAST_JWKS` has keys.",
     )
     jwt_secret_next: SecretStr = Field(
         SecretStr(""),
-        validation_alias=_from("ROWCAST_JWT_SECRET_NEXT"),
+        validation_alias=one_of("ROWCAST_JWT_SECRET_NEXT"),
         description="A second secret that is accepted too, while the first is being replaced.",
     )
     jwt_claim_validators: Annotated[Mapping[str, Any], NoDecode] = Field(
         {},
-        validation_alias=_from("ROWCAST_JWT_CLAIM_VALIDATORS", "JWT_CLAIM_VALIDATORS"),
+        validation_alias=one_of("ROWCAST_JWT_CLAIM_VALIDATORS", "JWT_CLAIM_VALIDATORS"),
         description='Claims that tokens must have, and their values, such as `{"iss": '
         '"https://auth.example"}`.',
     )
     jwt_leeway: Duration = Field(
         0.0,
-        validation_alias=_from("ROWCAST_JWT_LEEWAY"),
+        validation_alias=one_of("ROWCAST_JWT_LEEWAY"),
         description="How much longer than they say tokens are good, for clocks that differ.",
     )
     host: str = Field(
-        "0.0.0.0", validation_alias=_from("ROWCAST_HOST"), description="The address to listen on."
+        "0.0.0.0", validation_alias=one_of("ROWCAST_HOST"), description="The address to listen on."
     )
     port: int = Field(
         4000,
         ge=0,
         le=65535,
-        validation_alias=_from("PORT", "ROWCAST_PORT"),
+        validation_alias=one_of("PORT", "ROWCAST_PORT"),
         description="The port to listen on.",
     )
     roles: Annotated[tuple[str, ...], NoDecode] = Field(
         ("anon", "authenticated", "service_role"),
-        validation_alias=_from("ROWCAST_ROLES"),
+        validation_alias=one_of("ROWCAST_ROLES"),
         description="The roles that a token may stand for.",
     )
     api_keys: SecretStr = Field(
         SecretStr(""),
-        validation_alias=_from("ROWCAST_API_KEYS"),
+        validation_alias=one_of("ROWCAST_API_KEYS"),
         description="Opaque keys and their roles: `sb_publishable_…=anon,sb_secret_…=service_role`.",
     )
     migrate: bool = Field(
         True,
-        validation_alias=_from("ROWCAST_MIGRATE"),
+        validation_alias=one_of("ROWCAST_MIGRATE"),
         description="Whether to migrate the database at the start; without it, run `rowcast migrate`.",
     )
     retention: Duration = Field(
         3600.0,
-        validation_alias=_from("ROWCAST_RETENTION"),
+        validation_alias=one_of("ROWCAST_RETENTION"),
         description="How long changes are kept in the outbox.",
     )
     retention_size: Size = Field(
         1024**3,
-        validation_alias=_from("ROWCAST_RETENTION_SIZE"),
+        validation_alias=one_of("ROWCAST_RETENTION_SIZE"),
         description="How many bytes of changes are kept in the outbox.",
     )
     lease: Duration = Field(
         86400.0,
-        validation_alias=_from("ROWCAST_LEASE"),
+        validation_alias=one_of("ROWCAST_LEASE"),
         description="How long triggers go on capturing when no server runs.",
     )
     unlogged_outbox: bool = Field(
         False,
-        validation_alias=_from("ROWCAST_UNLOGGED_OUTBOX"),
+        validation_alias=one_of("ROWCAST_UNLOGGED_OUTBOX"),
         description="Whether capture may cost writers less, at the price that subscribers miss what "
         "was not sent when Postgres crashes: their channels end with `phx_error`.",
     )
     filter_timeout: Annotated[Duration, Field(gt=0)] = Field(
         0.25,
-        validation_alias=_from("ROWCAST_FILTER_TIMEOUT"),
+        validation_alias=one_of("ROWCAST_FILTER_TIMEOUT"),
         description="A filter that Postgres takes longer to judge is switched off.",
     )
     policy_timeout: Annotated[Duration, Field(gt=0)] = Field(
         0.25,
-        validation_alias=_from("ROWCAST_POLICY_TIMEOUT"),
+        validation_alias=one_of("ROWCAST_POLICY_TIMEOUT"),
         description="How long a table's policies may take to judge rows; what they are slow with is hidden.",
     )
     snapshot_timeout: Annotated[Duration, Field(gt=0)] = Field(
         60.0,
-        validation_alias=_from("ROWCAST_SNAPSHOT_TIMEOUT"),
+        validation_alias=one_of("ROWCAST_SNAPSHOT_TIMEOUT"),
         description="How long Postgres may take to read the rows of a snapshot.",
     )
     max_snapshots: int = Field(
         4,
         ge=1,
-        validation_alias=_from("ROWCAST_MAX_SNAPSHOTS"),
+        validation_alias=one_of("ROWCAST_MAX_SNAPSHOTS"),
         description="How many snapshots are taken or handed out at a time, each on a connection of its own; "
         "others wait for their turn.",
     )
     open_deletes: bool = Field(
         False,
-        validation_alias=_from("ROWCAST_OPEN_DELETES"),
+        validation_alias=one_of("ROWCAST_OPEN_DELETES"),
         description="Whether the primary key of a deleted row is told to all who may read its table, "
         "whatever policies say, as Supabase does.",
     )
     pool_size: int = Field(
         5,
         ge=1,
-        validation_alias=_from("ROWCAST_POOL_SIZE"),
+        validation_alias=one_of("ROWCAST_POOL_SIZE"),
         description="How many connections joins share; four more read, listen, judge filters and keep house.",
     )
-    lane_limit: Size = Field(
-        4 * 1024**2,
-        validation_alias=_from("ROWCAST_LANE_LIMIT"),
-        description="How many unsent bytes a client may have waiting before it is disconnected.",
-    )
-    max_frame: Size = Field(
-        5_000_000,
-        validation_alias=_from("ROWCAST_MAX_FRAME"),
-        description="The greatest message that a client may send.",
-    )
-    max_change: Size = Field(
-        1024**2,
-        validation_alias=_from("ROWCAST_MAX_CHANGE"),
-        description="The greatest change that is sent whole. Of a greater one long values are left out.",
-    )
-    max_connections: int | None = Field(
-        None,
-        ge=1,
-        validation_alias=_from("ROWCAST_MAX_CONNECTIONS", "TENANT_MAX_CONCURRENT_USERS"),
-        description="How many sockets may have a channel; any number when it is not set.",
-    )
-    max_channels: int = Field(
-        100,
-        ge=1,
-        validation_alias=_from("ROWCAST_MAX_CHANNELS", "TENANT_MAX_CHANNELS_PER_CLIENT"),
-        description="How many channels a socket may have.",
-    )
-    max_bindings: int = Field(
-        100,
-        ge=1,
-        validation_alias=_from("ROWCAST_MAX_BINDINGS"),
-        description="How many entries a join may have.",
-    )
-    max_entries: Size = Field(
-        1024**2,
-        validation_alias=_from("ROWCAST_MAX_ENTRIES"),
-        description="How many bytes the entries of all joins of a socket may have.",
-    )
-    max_topic: Size = Field(
-        1024, validation_alias=_from("ROWCAST_MAX_TOPIC"), description="How many bytes a topic may have."
-    )
-    max_refusals: int = Field(
-        1000,
-        ge=1,
-        validation_alias=_from("ROWCAST_MAX_REFUSALS"),
-        description="How many refused joins of a socket may wait for their answer; "
-        "`ROWCAST_LANE_LIMIT` bounds their bytes.",
-    )
-    max_joins_per_second: int = Field(
-        100,
-        ge=1,
-        validation_alias=_from("ROWCAST_MAX_JOINS_PER_SECOND", "TENANT_MAX_JOINS_PER_SECOND"),
-        description="How often all clients together may join, as the average of the last minute.",
-    )
-    private_only: bool = Field(
-        False,
-        validation_alias=_from("ROWCAST_PRIVATE_ONLY"),
-        description="Whether public channels are refused.",
-    )
-    idle_timeout: Duration = Field(
-        60.0,
-        validation_alias=_from("ROWCAST_IDLE_TIMEOUT"),
-        description="A socket that says nothing for so long is closed.",
-    )
-    no_channel_timeout: Duration = Field(
-        600.0,
-        validation_alias=_from("ROWCAST_NO_CHANNEL_TIMEOUT", "NO_CHANNEL_TIMEOUT_IN_MS"),
-        description="A socket that has no channel for so long is closed.",
-    )
-    handshake_timeout: Duration = Field(
-        10.0,
-        validation_alias=_from("ROWCAST_HANDSHAKE_TIMEOUT"),
-        description="A connection whose request is not there by then is dropped.",
-    )
-    handshake_delay: Duration = Field(
-        2.0,
-        validation_alias=_from("ROWCAST_HANDSHAKE_DELAY", "CONNECT_ERROR_BACKOFF_MS"),
-        description="How late a refused handshake is answered.",
-    )
-    refusal_delay: Duration = Field(
-        5.0,
-        validation_alias=_from("ROWCAST_REFUSAL_DELAY", "CHANNEL_ERROR_BACKOFF_MS"),
-        description="How late a refused join is answered.",
-    )
+
+
+class Settings(Allowances, _Basics):
+    """Everything that can be set, and what it is. Durations in seconds, sizes in bytes."""
+
+    model_config = SettingsConfigDict(env_file=".env", extra="ignore", frozen=True, populate_by_name=True)
+
     drain_delay: Duration = Field(
         0.0,
-        validation_alias=_from("ROWCAST_DRAIN_DELAY"),
+        validation_alias=one_of("ROWCAST_DRAIN_DELAY"),
         description="How long a server that is told to stop says that it is not ready, and serves as before.",
     )
     drain_seconds: Duration = Field(
         10.0,
-        validation_alias=_from("ROWCAST_DRAIN_SECONDS"),
+        validation_alias=one_of("ROWCAST_DRAIN_SECONDS"),
         description="Over how long it then closes its sockets, one after the other; `0` closes all at once.",
     )
     log_level: str = Field(
         "info",
-        validation_alias=_from("ROWCAST_LOG_LEVEL", "LOG_LEVEL"),
+        validation_alias=one_of("ROWCAST_LOG_LEVEL", "LOG_LEVEL"),
         description="What is logged: `debug`, `info`, `warning`, `error` or `critical`.",
     )
 

@@ -55,3 +55,12 @@ def test_it_agrees_with_a_list_of_all_that_was_taken(limit: int, events: list[tu
             assert window.take(now) is expected
             if expected:
                 steps.append(step)
+
+
+def test_many_at_once_are_counted_and_told_as_an_average() -> None:
+    window = RateWindow(10)
+    window.count(0.0, 100)
+    assert window.average(0.0) == 20
+    assert window.average(STEP_SECONDS) == 10
+    assert window.reached(STEP_SECONDS)
+    assert window.average(STEP_SECONDS * STEPS) == 0

@@ -14,6 +14,7 @@ from websockets.asyncio.client import ClientConnection, connect
 
 from rowcast.model.rates import RateWindow
 from rowcast.protocol.messages import Version
+from support.broadcasts import pushed, user_broadcast
 from support.serving import PATIENCE, Running
 from support.tokens import make_token
 
@@ -33,8 +34,22 @@ class Client:
         v2 = [join_ref, ref, topic, event, payload]
         await self.connection.send(json.dumps(slots if self.version is Version.V1 else v2))
 
+    async def push(self, payload: bytes, *, topic: str, event: str = "e", raw: bool = False) -> None:
+        """Send a broadcast in a binary frame, with reference 2."""
+        await self.connection.send(pushed("11", "2", topic, event, payload, raw=raw))
+
     async def hear(self) -> str:
         return str(await asyncio.wait_for(self.connection.recv(), PATIENCE))
+
+    async def hears_bytes(self, payload: bytes, *, topic: str, event: str = "e", raw: bool = False) -> None:
+        """Assert that a broadcast in a binary frame comes next."""
+        frame = await asyncio.wait_for(self.connection.recv(), PATIENCE)
+        assert isinstance(frame, bytes)
+        assert user_broadcast(frame) == (topic, event, b"", raw, payload)
+
+    async def hears_broadcast(self, topic: str, payload: Any) -> None:
+        """Assert that a broadcast in a text frame comes next."""
+        await self.hears(topic, "broadcast", payload, None, None)
 
     async def hears(
         self, topic: str, event: str, payload: Any, ref: str | None = "1", join_ref: str | None = "11"

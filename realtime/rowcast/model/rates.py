@@ -30,6 +30,16 @@ class RateWindow:
         self._counts[-1] += 1
         return True
 
+    def count(self, now: float, number: int) -> None:
+        """Count what was taken all the same: many at once."""
+        self._advance(now)
+        self._counts[-1] += number
+
+    def average(self, now: float) -> float:
+        """How many there were per second."""
+        self._advance(now)
+        return sum(self._counts) / (STEP_SECONDS * len(self._counts))
+
     def reached(self, now: float) -> bool:
         """Whether one more at ``now`` (seconds) would be refused."""
         self._advance(now)

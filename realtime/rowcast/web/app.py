@@ -5,8 +5,11 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route, WebSocketRoute
 
+from rowcast.web.broadcasting import broadcast
+from rowcast.web.openapi import DESCRIPTION
+from rowcast.web.requests import JSON_UTF8
 from rowcast.web.services import Services
-from rowcast.web.websocket import JSON_UTF8, endpoint
+from rowcast.web.websocket import endpoint
 
 PREFIXES = ("/realtime/v1", "/socket")
 #: Through a gateway of Supabase's, and without one.
@@ -20,6 +23,10 @@ async def _not_a_websocket(_: Request) -> Response:
 
 async def _ping(_: Request) -> Response:
     return JSONResponse({"message": "Success"}, media_type=JSON_UTF8)
+
+
+async def _openapi(_: Request) -> Response:
+    return JSONResponse(DESCRIPTION, media_type=JSON_UTF8)
 
 
 async def _healthy(_: Request) -> Response:
@@ -44,11 +51,14 @@ async def _ready(request: Request) -> Response:
 def create_app(services: Services) -> Starlette:
     """The application over the parts it is handed."""
     pages = {"/healthz": _alive, "/readyz": _ready, "/healthcheck": _healthy}
-    pages |= {f"{prefix}/api/ping": _ping for prefix in API_PREFIXES}
+    for prefix in API_PREFIXES:
+        pages |= {f"{prefix}/api/ping": _ping, f"{prefix}/api/openapi": _openapi}
     sockets = [f"{prefix}/websocket" for prefix in PREFIXES]
     pages |= dict.fromkeys(sockets, _not_a_websocket)
     upgraded = [WebSocketRoute(path + end, endpoint) for path in sockets for end in _ENDS]
     plain = [Route(path + end, page) for path, page in pages.items() for end in _ENDS]
-    app = Starlette(routes=[*upgraded, *plain])
+    paths = [f"{prefix}/api/broadcast{rest}" for prefix in API_PREFIXES for rest in ("", "/{rest:path}")]
+    sending = [Route(path, broadcast, methods=["POST", "OPTIONS"]) for path in paths]
+    app = Starlette(routes=[*upgraded, *plain, *sending])
     app.state.services = services
     return app

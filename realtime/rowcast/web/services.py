@@ -30,8 +30,9 @@ class Services:
     """The parts that requests use. ``faults`` says why the server is not ready; empty when it is;
     ``degraded`` what works worse than it might.
 
-    ``lane_limit`` in bytes, ``handshake_delay`` (of a refused handshake) in seconds; ``joins`` is how often
-    all clients together may join, ``seats`` how many of them may have channels; ``clock`` is Unix time.
+    ``lane_limit`` and ``body_limit`` (of a request) in bytes, ``handshake_delay`` (of a refused handshake) in
+    seconds; ``joins`` is how often all clients together may join, ``requests`` how often all requests may
+    send a broadcast, ``seats`` how many clients may have channels; ``clock`` is Unix time.
     """
 
     feed: Feed
@@ -43,6 +44,8 @@ class Services:
     faults: Callable[[], Mapping[str, str]]
     degraded: Callable[[], Mapping[str, str]] = dict
     rooms: Rooms = field(default_factory=lambda: Rooms(Topics()))
+    requests: RateWindow = field(default_factory=lambda: RateWindow(100))
+    body_limit: int = 8_000_000
     joins: RateWindow = field(default_factory=lambda: RateWindow(100))
     seats: Seats = field(default_factory=Seats)
     health: Health = field(default_factory=Health)

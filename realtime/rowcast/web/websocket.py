@@ -37,6 +37,7 @@ from rowcast.session.wants import (
     Want,
 )
 from rowcast.web.fallback import AsgiSink
+from rowcast.web.requests import JSON_UTF8
 from rowcast.web.services import Services
 
 FAST_LANE = "rowcast.fastlane"
@@ -48,8 +49,6 @@ _STOPPING = "The server is stopping: connect again"
 _RETRY_SECONDS = 1
 #: uvloop counts in milliseconds, and calls at once what is due within half of one.
 _SHORTEST_TIMER = 0.001
-#: What the original calls its JSON.
-JSON_UTF8 = "application/json; charset=utf-8"
 
 log = structlog.get_logger("rowcast.web")
 

@@ -1,0 +1,116 @@
+"""Broadcasts by REST: one, or a batch, to whoever is joined to their topics.
+
+    POST /api/broadcast                              a batch, as text in either version
+    POST /api/broadcast/:topic/events/:event         one, its body the payload: JSON, or any bytes
+
+All policies are asked before anything is sent; what is sent goes out within one turn of the event loop.
+"""
+
+from collections.abc import Mapping
+from typing import Final
+from urllib.parse import unquote
+
+import structlog
+from starlette.requests import Request
+from starlette.responses import Response
+
+from rowcast.model.allowed import ChannelRequest, ChannelUnavailable
+from rowcast.model.claims import Claims
+from rowcast.protocol.batches import BLANK, TOO_LARGE, BatchError, messages_of, parse_batch
+from rowcast.protocol.broadcasts import MAX_PART, UserBroadcast, fits_binary
+from rowcast.session.channel import PREFIX
+from rowcast.web.requests import BYTES, JSON, Refused, answer, body_of, check_rate, decoded, media_type
+from rowcast.web.services import Services
+
+_PATH: Final = "/api/broadcast"
+_EXCEEDED: Final = "You have exceeded your rate limit"
+_TOO_MANY: Final = "Too many messages to broadcast, please reduce the batch size"
+#: What policies are not shown of a request: it may be somebody else's to use.
+_SECRET: Final = frozenset({"authorization", "apikey", "x-api-key", "cookie"})
+#: Why policies could not be asked, as a join is told and as a request is.
+_UNAVAILABLE: Final[Mapping[str, tuple[int, str]]] = {
+    "QueryCanceled": (422, "Query canceled"),
+    "MissingPartition": (422, "Missing messages partition"),
+    "DatabaseLackOfConnections": (422, "Tenant database has too many connections"),
+    "UnableToConnectToProject": (422, "Tenant database unavailable"),
+    "IncreaseConnectionPool": (429, "Connection pool exhausted"),
+}
+
+log = structlog.get_logger("rowcast.web")
+
+
+async def broadcast(request: Request) -> Response:
+    """Either of the two, or 404."""
+    parts = _parts(request)
+    if parts == []:
+        return await answer(request, _batch)
+    if len(parts) == 3 and parts[1] == "events":
+        return await answer(request, _single)
+    return Response("Not Found", 404, media_type="text/plain")
+
+
+async def _batch(request: Request, services: Services, claims: Claims) -> Response:
+    media_type(request, JSON)
+    body = decoded(await body_of(request, services.body_limit))
+    check_rate(services, _EXCEEDED)
+    try:
+        messages = messages_of(body)
+        now = services.clock()
+        if services.requests.average(now) + len(messages) > services.requests.limit:
+            raise Refused(429, {"message": _TOO_MANY})
+        batch = parse_batch(messages, services.limits.payload_size)
+    except BatchError as error:
+        raise Refused(422, {"errors": error.errors}) from None
+    services.requests.count(now, len(batch))
+    writable: dict[str, bool] = {}
+    for name in dict.fromkeys(message.name for message in batch if message.private):
+        writable[name] = await _may_write(request, services, claims, name)
+    for message in batch:
+        # As with Supabase, nobody is told of those that may not be sent.
+        if not message.private or writable[message.name]:
+            services.topics.publish(PREFIX + message.name, message.broadcast, private=message.private)
+    return Response(status_code=202)
+
+
+async def _single(request: Request, services: Services, claims: Claims) -> Response:
+    raw = media_type(request, JSON, BYTES) == BYTES
+    name, _, event = _parts(request)
+    body = await body_of(request, services.body_limit)
+    check_rate(services, _EXCEEDED)
+    if not raw and not isinstance(decoded(body), dict):
+        body = b'{"_json":' + body + b"}"
+    sent = UserBroadcast(event, body if raw or body else b"{}", raw)
+    errors = {field: [BLANK] for field, text in (("event", event), ("topic", name)) if not text.strip()}
+    if len(sent.payload) > services.limits.payload_size:
+        errors["payload"] = [TOO_LARGE]
+    if raw and not fits_binary(PREFIX + name, sent):
+        errors["event"] = [f"with its topic, must have at most {MAX_PART} bytes each to go with bytes"]
+    if errors:
+        raise Refused(422, {"errors": errors})
+    services.requests.count(services.clock(), 1)
+    private = request.query_params.get("private") == "true"
+    if private and not await _may_write(request, services, claims, name):
+        raise Refused(403, {"message": "Unauthorized"})
+    services.topics.publish(PREFIX + name, sent, private=private)
+    return Response(status_code=202)
+
+
+async def _may_write(request: Request, services: Services, claims: Claims, name: str) -> bool:
+    headers = {key: value for key, value in request.headers.items() if key not in _SECRET}
+    try:
+        return (await services.channels.may_write(ChannelRequest(name, claims, headers))).broadcast
+    except ChannelUnavailable as error:
+        status, text = _UNAVAILABLE.get(error.code, (500, "Unable to authorize broadcast"))
+        raise Refused(status, {"message": text}) from None
+    except Exception as error:
+        # A name and no arguments: an error's text may hold claims.
+        log.error("authorize_failed", error=type(error).__name__)
+        raise Refused(500, {"message": "Unable to authorize broadcast"}) from None
+
+
+def _parts(request: Request) -> list[str]:
+    """What follows in the path, decoded: a slash that was encoded is no end of a part."""
+    path = request.scope.get("raw_path") or request.url.path.encode()
+    _, _, rest = path.decode("latin-1").partition("?")[0].partition(_PATH)
+    parts = rest.removesuffix("/").split("/")[1:]
+    return [unquote(part) for part in parts]

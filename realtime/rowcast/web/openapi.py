@@ -1,0 +1,88 @@
+"""What the REST API offers, in OpenAPI's form."""
+
+from typing import Any, Final
+
+from rowcast import __version__
+
+_ERRORS: Final = {
+    "400": {"description": "The body is no JSON"},
+    "401": {"description": "There is no token, or a bad one"},
+    "413": {"description": "The body is too large"},
+    "415": {"description": "The body is of another media type"},
+    "422": {"description": "Something is missing, is invalid or too large, or policies could not be asked"},
+    "429": {"description": "There are too many messages"},
+}
+_SENT: Final = {"202": {"description": "What may be sent was sent to whoever is joined"}}
+_MESSAGE: Final = {
+    "type": "object",
+    "required": ["topic", "event", "payload"],
+    "properties": {
+        "topic": {"type": "string", "description": "The topic without `realtime:`", "example": "room-9"},
+        "event": {"type": "string", "example": "ping"},
+        "payload": {"type": "object", "example": {"n": 1}},
+        "private": {"type": "boolean", "default": False},
+        "id": {"type": "string", "format": "uuid", "description": "Sent as `meta.id`"},
+    },
+}
+_BATCH: Final = {
+    "type": "object",
+    "required": ["messages"],
+    "properties": {"messages": {"type": "array", "minItems": 1, "items": _MESSAGE}},
+}
+
+
+def _part(name: str, what: str) -> dict[str, Any]:
+    return {"name": name, "in": "path", "required": True, "description": what, "schema": {"type": "string"}}
+
+
+_PRIVATE: Final = {
+    "name": "private",
+    "in": "query",
+    "description": "Whether the channels of that name are meant that are private",
+    "schema": {"type": "boolean", "default": False},
+}
+DESCRIPTION: Final[dict[str, Any]] = {
+    "openapi": "3.0.3",
+    "info": {"title": "Rowcast", "version": __version__},
+    "servers": [{"url": "/realtime/v1"}, {"url": "/"}],
+    "security": [{"bearer": []}, {"apikey": []}],
+    "components": {
+        "securitySchemes": {
+            "bearer": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"},
+            "apikey": {"type": "apiKey", "in": "header", "name": "apikey"},
+        }
+    },
+    "paths": {
+        "/api/broadcast": {
+            "post": {
+                "operationId": "broadcastBatch",
+                "summary": "Send broadcasts to their topics",
+                "requestBody": {"required": True, "content": {"application/json": {"schema": _BATCH}}},
+                "responses": {**_SENT, **_ERRORS},
+            }
+        },
+        "/api/broadcast/{topic}/events/{event}": {
+            "post": {
+                "operationId": "broadcast",
+                "summary": "Send one broadcast, whose payload is the body",
+                "parameters": [
+                    _part("topic", "The topic without `realtime:`"),
+                    _part("event", "The event"),
+                    _PRIVATE,
+                ],
+                "requestBody": {
+                    "required": True,
+                    "content": {
+                        "application/json": {"schema": {"type": "object"}},
+                        "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
+                    },
+                },
+                "responses": {
+                    **_SENT,
+                    "403": {"description": "No policy lets the token send to this private channel"},
+                    **_ERRORS,
+                },
+            }
+        },
+    },
+}
