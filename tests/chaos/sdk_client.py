@@ -91,6 +91,9 @@ class SdkChannel:
 
     def _batches(self, number: int) -> Any:
         def on_snapshot(batch: Snapshot) -> None:
+            if batch.first or batch.last:
+                part = "begins" if batch.first else "is complete"
+                self.stream.note(f"the snapshot of {batch.table} {part}, at {batch.position}")
             stretch = self.stream.open
             if stretch.start != batch.position:
                 if stretch.heard and stretch.gap is None:
