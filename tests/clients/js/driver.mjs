@@ -1,6 +1,7 @@
 // The official JavaScript client, driven by JSON lines: commands on stdin, what the client saw on stdout.
 // Commands: connect {package, url, key, vsn}, token {token}, subscribe {channel, bindings, private, config},
-// unsubscribe {channel}, close.
+// unsubscribe {channel}, track {channel, payload}, untrack {channel}, close. With `presence` {key} subscribe tells
+// of presence, too.
 // A binding's filter may be a list of calls of the client's filter builder: [["eq", "id", 1]].
 import { createInterface } from "node:readline";
 
@@ -32,17 +33,33 @@ const commands = {
     say("token");
   },
 
-  subscribe({ channel: name, bindings, private: isPrivate = false, config = {} }) {
-    const channel = client.channel(name, { config: { private: isPrivate, ...config } });
+  subscribe({ channel: name, bindings = [], private: isPrivate = false, config = {}, presence }) {
+    const shown = presence && { presence: { ...presence, enabled: true } };
+    const channel = client.channel(name, { config: { private: isPrivate, ...config, ...shown } });
     channels.set(name, channel);
     for (const [index, binding] of bindings.entries()) {
       const heard = (payload) => say("change", { channel: name, binding: index, payload });
       channel.on("postgres_changes", built(binding), heard);
     }
+    if (presence) {
+      const state = () => channel.presenceState();
+      channel.on("presence", { event: "sync" }, () => say("sync", { channel: name, state: state() }));
+      for (const event of ["join", "leave"]) {
+        channel.on("presence", { event }, ({ key }) => say(event, { channel: name, key }));
+      }
+    }
     channel.on("system", {}, (payload) => say("system", { channel: name, payload }));
     channel.subscribe((status, error) =>
       say("status", { channel: name, status, error: error ? String(error.message ?? error) : null }),
     );
+  },
+
+  async track({ channel: name, payload }) {
+    say("tracked", { channel: name, result: await channels.get(name).track(payload) });
+  },
+
+  async untrack({ channel: name }) {
+    say("untracked", { channel: name, result: await channels.get(name).untrack() });
   },
 
   async unsubscribe({ channel: name }) {

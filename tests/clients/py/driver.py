@@ -1,7 +1,8 @@
 """The official Python client, driven by JSON lines: commands on stdin, what the client saw on stdout.
 
-Commands: connect {url, key}, token {token}, subscribe {channel, bindings, private}, unsubscribe {channel},
-close. It runs with the Python of the clients' own virtual environment; the types of that package are not ours
+Commands: connect {url, key}, token {token}, subscribe {channel, bindings, private, presence}, unsubscribe
+{channel}, track {channel, payload}, untrack {channel}, close. With `presence` {key} subscribe tells of
+presence, too. It runs with the Python of the clients' own virtual environment; the types of that package are not ours
 to check.
 """
 
@@ -9,7 +10,7 @@ import asyncio
 import importlib
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 # Not `import realtime`: type checkers would take the folder of that name in this checkout for it.
@@ -48,13 +49,24 @@ class Driver:
         await self.client.set_auth(token)
         say("token")
 
-    async def subscribe(self, channel: str, bindings: list[dict[str, Any]], private: bool = False) -> None:
+    async def subscribe(
+        self,
+        channel: str,
+        bindings: Sequence[dict[str, Any]] = (),
+        private: bool = False,
+        presence: dict[str, Any] | None = None,
+    ) -> None:
         config = {
             "broadcast": {"ack": False, "self": False},
-            "presence": {"enabled": False, "key": ""},
+            "presence": {"enabled": presence is not None, "key": "", **(presence or {})},
             "private": private,
         }
-        made = self.channels[channel] = self.client.channel(channel, {"config": config} if private else None)
+        own = private or presence is not None
+        made = self.channels[channel] = self.client.channel(channel, {"config": config} if own else None)
+        if presence is not None:
+            made.on_presence_sync(lambda: say("sync", channel=channel, state=made.presence_state()))
+            made.on_presence_join(lambda key, *_: say("join", channel=channel, key=key))
+            made.on_presence_leave(lambda key, *_: say("leave", channel=channel, key=key))
         for index, binding in enumerate(bindings):
             made.on_postgres_changes(callback=report("change", channel=channel, binding=index), **binding)
         made.on_system(report("system", channel=channel))
@@ -64,6 +76,15 @@ class Driver:
             say("status", channel=channel, status=text, error=None if error is None else str(error))
 
         await made.subscribe(on_status)
+
+    async def track(self, channel: str, payload: dict[str, Any]) -> None:
+        # It does not wait for an answer.
+        await self.channels[channel].track(payload)
+        say("tracked", channel=channel, result="ok")
+
+    async def untrack(self, channel: str) -> None:
+        await self.channels[channel].untrack()
+        say("untracked", channel=channel, result="ok")
 
     async def unsubscribe(self, channel: str) -> None:
         await self.client.remove_channel(self.channels.pop(channel))
