@@ -2,8 +2,8 @@
 
 Commands: connect {url, key}, token {token}, subscribe {channel, bindings, private, presence}, unsubscribe
 {channel}, track {channel, payload}, untrack {channel}, close. With `presence` {key} subscribe tells of
-presence, too. It runs with the Python of the clients' own virtual environment; the types of that package are not ours
-to check.
+presence, too. It runs with the Python of the clients' own virtual environment; the types of that package are
+not ours to check.
 """
 
 import asyncio
