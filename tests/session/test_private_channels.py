@@ -2,16 +2,20 @@
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from rowcast.model.allowed import Allowed, ChannelUnavailable
 from rowcast.model.claims import Claims
+from rowcast.model.message import Message
 from rowcast.model.rates import RateWindow
 from rowcast.model.seats import Seats
+from rowcast.protocol.broadcasts import UserBroadcast
+from rowcast.protocol.join import Replay
 from rowcast.protocol.messages import ClientMessage, Version
 from rowcast.session.admission import Limits
 from rowcast.session.connection import Connection
-from rowcast.session.wants import Attach, Authorize, Detach, Enter, Send, Want
+from rowcast.session.wants import Attach, Authorize, Await, Detach, Enter, Send, Tell, Want
 
 NOW = 1_000_000.0
 BOTH = Allowed(True, True)
@@ -63,7 +67,7 @@ OK = {"status": "ok", "response": {"postgres_changes": []}}
 def test_the_policies_are_asked_before_anything_is_answered(presence: bool) -> None:
     conversation = connection()
     assert join(conversation, presence={"enabled": presence}) == [
-        Authorize("room", Claims("anon", NOW + 3600, {"role": "anon"}), presence)
+        Authorize("room", Claims("anon", NOW + 3600, {"role": "anon"}), presence, channel=1)
     ]
     assert sent(conversation.authorized(BOTH, NOW)) == [("1", "phx_reply", OK, 0.0)]
 
@@ -129,7 +133,6 @@ def test_who_lost_the_last_seat_while_the_policies_were_asked_is_refused() -> No
         ({"since": 1}, Allowed(presence=True), f"Unauthorized: {UNREADABLE}"),
         ({"since": "x"}, Allowed(), f"Unauthorized: {UNREADABLE}"),
         ({}, BOTH, "UnableToReplayMessages: Replay params are not valid"),
-        ({"since": 1}, BOTH, "UnableToReplayMessages: Realtime was unable to replay messages"),
     ],
 )
 def test_what_is_replayed_needs_the_right_to_read_broadcasts(
@@ -138,6 +141,36 @@ def test_what_is_replayed_needs_the_right_to_read_broadcasts(
     conversation = connection()
     join(conversation, broadcast={"replay": replay})
     assert sent(conversation.authorized(allowed, NOW)) == [refusal(reason)]
+
+
+def test_what_is_replayed_follows_the_reply_to_a_join_that_waits() -> None:
+    conversation = connection()
+    wait: dict[str, Any] = {"postgres_changes": CHANGES, "postgres_changes_options": {"wait": True}}
+    *_, ask = join(
+        conversation, broadcast={"replay": {"since": 5, "limit": 2}, "replication_ready": True}, **wait
+    )
+    assert isinstance(ask, Authorize)
+    assert (ask.replay, ask.channel) == (Replay(5, 2), 1)
+    messages = [Message("a", "room", True, "e", b"[1]"), Message("b", "room", True, "e", b"\x00", True)]
+    (attach,) = conversation.authorized(BOTH, NOW, messages)
+    assert isinstance(attach, Attach)
+    reply, first, second, enter, ready, *_ = conversation.attached(1, attach.attempt, (), True, None)
+    meta = {"id": "a", "replayed": True}
+    said = {"event": "e", "meta": meta, "payload": msgspec.Raw(b"[1]"), "type": "broadcast"}
+    assert sent([reply, first])[1] == (None, "broadcast", said, 0.0)
+    broadcast = UserBroadcast("e", b"\x00", raw=True, meta=b'{"id":"b","replayed":true}')
+    assert second == Tell("realtime:room", broadcast)
+    assert isinstance(enter, Enter)
+    assert enter.known == {"a", "b"}
+    assert ready == Await(1)
+
+
+def test_a_join_with_a_replay_that_is_refused_lets_go_of_its_topic() -> None:
+    conversation = connection()
+    join(conversation, broadcast={"replay": {"since": 5}})
+    wants = conversation.authorized(ChannelUnavailable("UnableToReplayMessages", "no"), NOW)
+    assert wants[0] == Detach(1)
+    assert sent(wants) == [refusal("UnableToReplayMessages: no")]
 
 
 def test_a_new_token_is_asked_about_and_subscribes_anew() -> None:

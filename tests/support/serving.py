@@ -13,7 +13,9 @@ from rowcast.hub.feed import Subscribed, Subscriber
 from rowcast.model.allowed import Allowed, ChannelRequest
 from rowcast.model.binding import Binding
 from rowcast.model.claims import Claims
+from rowcast.model.message import Message
 from rowcast.model.stopping import Stopping
+from rowcast.protocol.join import Replay
 from rowcast.serving.draining import Server
 from rowcast.serving.server import bound_port, make_server
 from rowcast.session.admission import Limits
@@ -31,6 +33,7 @@ class ListFeed:
     subscribers: list[Subscriber] = field(default_factory=list)
     failures: list[Exception] = field(default_factory=list)
     gone: asyncio.Event = field(default_factory=asyncio.Event)
+    certain: asyncio.Event = field(default_factory=asyncio.Event)
     position: str | None = "p"
 
     async def subscribe(
@@ -43,6 +46,9 @@ class ListFeed:
 
     def position_of(self, subscribers: Collection[Subscriber]) -> str | None:
         return self.position
+
+    async def ready(self) -> None:
+        await self.certain.wait()
 
     def unsubscribe(self, subscriber: Subscriber) -> None:
         subscriber.gone = True
@@ -71,6 +77,24 @@ class Door:
         if self.failures:
             raise self.failures.pop()
         return self.writable
+
+
+@dataclass
+class Shelf:
+    """What the database sent and keeps, as the test says. ``asked`` is set once somebody asks, who waits for
+    ``answers``."""
+
+    messages: list[Message] = field(default_factory=list)
+    asked: asyncio.Event = field(default_factory=asyncio.Event)
+    answers: asyncio.Event = field(default_factory=asyncio.Event)
+    failures: list[Exception] = field(default_factory=list)
+
+    async def newest(self, topic: str, replay: Replay) -> list[Message]:
+        self.asked.set()
+        await self.answers.wait()
+        if self.failures:
+            raise self.failures.pop()
+        return self.messages[-replay.limit :]
 
 
 @dataclass
@@ -110,6 +134,7 @@ def make_app(
         Services(
             feed=feed,
             channels=Door(),
+            stored=Shelf(),
             verify=Verifier(SECRET),
             limits=limits or Limits(refusal_delay=0.0),
             lane_limit=lane_limit,

@@ -38,13 +38,11 @@ class Replay:
     since: int | None
     limit: int
 
-    def refusal(self, *, private: bool) -> str:
-        """Why nothing is sent again."""
+    def refusal(self, *, private: bool) -> str | None:
+        """Why nothing is sent again, or None."""
         if not private:
             return "Replay is not allowed for public channels"
-        return (
-            "Replay params are not valid" if self.since is None else "Realtime was unable to replay messages"
-        )
+        return "Replay params are not valid" if self.since is None else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -105,19 +105,23 @@ def _check_key(key: str | None, limits: Limits) -> None:
         raise JoinError(f"InvalidPresenceKey: every object of JavaScript has `{key}`: choose another key")
 
 
-def refusal(name: str, payload: JoinPayload, allowed: Allowed | None, *, full: bool) -> str | None:
+def refusal(
+    topic: str, payload: JoinPayload, allowed: Allowed | ChannelUnavailable | None, *, full: bool
+) -> str | None:
     """Why a join is refused that was admitted, or None.
 
     ``allowed`` is what a private channel may read; ``full`` says that there is no seat any more for one.
     """
+    if isinstance(allowed, ChannelUnavailable):
+        return allowed.reason
     replay = payload.broadcast.replay
     if allowed and full:
         # Another connection took the last one while the policies were asked.
         return NO_SEAT
     if allowed is not None and not (allowed.broadcast if replay is not None else allowed):
-        return f"Unauthorized: {_UNREADABLE}: {name}"
-    if replay is not None:
-        return f"UnableToReplayMessages: {replay.refusal(private=allowed is not None)}"
+        return f"Unauthorized: {_UNREADABLE}: {topic.removeprefix(PREFIX)}"
+    if replay is not None and (reason := replay.refusal(private=allowed is not None)) is not None:
+        return f"UnableToReplayMessages: {reason}"
     return None
 
 

@@ -11,14 +11,14 @@ from rowcast.protocol.messages import ClientMessage, ServerMessage
 class Asked:
     """A join, or the token, a broadcast or a presence (both ``writes``) of a channel that has joined.
 
-    ``payload`` is that of a join, and ``last`` what is sent once it was answered; ``key`` names the channel
-    otherwise.
+    ``payload`` is that of a join, and ``last`` what is sent once it was answered; ``key`` names the channel,
+    or the one that a join is to become.
     """
 
+    key: int
     message: ClientMessage
     token: str
     claims: Claims
     payload: JoinPayload | None = None
     last: tuple[ServerMessage, ...] = ()
-    key: int | None = None
     writes: bool = False

@@ -21,6 +21,8 @@
     broadcast        see ``session.broadcasts``                                joined
     presence         see ``session.presences``                                 joined
     one too many     `system` error, phx_close                                gone
+    database's       `system` ok, to who asked to be told; or after long       joined
+    messages certain `system` error, phx_close                                or gone
     history lost     phx_error                                                gone; the client joins again
 
 The reply of a join is the first message of its channel: everything else is made from here, after it.
@@ -36,7 +38,7 @@ from rowcast.model.calls import Calls
 from rowcast.model.claims import Claims
 from rowcast.protocol.join import JoinPayload
 from rowcast.protocol.messages import ClientMessage, Ref, ServerMessage
-from rowcast.session.wants import Attach, Enter
+from rowcast.session.wants import Attach, Await, Enter, Want
 
 PREFIX = "realtime:"
 AWAY = "The database is not reachable: changes wait"
@@ -100,6 +102,9 @@ class Channel:
     answer: ServerMessage | None = None
     after_answer: list[ServerMessage] = field(default_factory=list)
     wait_until: float = math.inf
+    replication_ready: bool = False
+    replayed: Sequence[Want] = ()
+    known: frozenset[str] = frozenset()
 
     @classmethod
     def joined(
@@ -132,6 +137,7 @@ class Channel:
             resume=payload.resume,
             gap=payload.gap,
             group=payload.group,
+            replication_ready=payload.broadcast.replication_ready,
         )
 
     @property
@@ -164,7 +170,12 @@ class Channel:
             self.presence,
             self.presence_key,
             self.join_ref,
+            self.known,
         )
+
+    def arrive(self) -> list[Want]:
+        """The same when its join was answered."""
+        return [self.enter(), *([Await(self.key)] if self.replication_ready else ())]
 
     def warn(self, now: float) -> ServerMessage:
         """That its token ends soon. The text is for people; ``expires_in`` is in seconds."""

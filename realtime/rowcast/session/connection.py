@@ -5,10 +5,11 @@ returns what is wanted, in order.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from rowcast.model.allowed import Allowed, ChannelUnavailable
 from rowcast.model.claims import Claims, TokenError
+from rowcast.model.message import Message
 from rowcast.model.rates import RateWindow
 from rowcast.model.seats import Seats
 from rowcast.protocol.join import JoinError, JoinPayload, usable_token
@@ -27,6 +28,7 @@ from rowcast.session.asked import Asked
 from rowcast.session.broadcasts import TOO_MANY_EVENTS, Broadcasts
 from rowcast.session.channel import CHANGES, PREFIX, Channel, join_ref
 from rowcast.session.presences import TOO_MANY_CALLS, Presences
+from rowcast.session.replays import NOT_READY, READY, replay, replay_of
 from rowcast.session.wants import Authorize, Close, Detach, Send, Want
 
 SUBSCRIBED = "Subscribed to PostgreSQL"
@@ -128,9 +130,10 @@ class Connection:
         if channel.answer is not None:
             if refused:
                 return self._reject(channel, f"{_DISABLED}: {refused[0]}", self._heard)
-            wants += [Send(one) for one in (channel.answer, *channel.after_answer)]
+            earlier, channel.replayed = channel.replayed, ()
+            wants += [Send(channel.answer), *earlier, *(Send(one) for one in channel.after_answer)]
             channel.answer, channel.wait_until = None, math.inf
-            wants.append(channel.enter())
+            wants += channel.arrive()
         channel.attached = ok
         wants += [Send(channel.system("error", text, CHANGES)) for text in refused]
         if ok:
@@ -138,8 +141,11 @@ class Connection:
             wants.append(Send(channel.system("ok", SUBSCRIBED, CHANGES, **at)))
         return wants
 
-    def authorized(self, answer: Allowed | ChannelUnavailable, now: float) -> list[Want]:
-        """What the policies of a private channel allow to read, or why nobody can tell now."""
+    def authorized(
+        self, answer: Allowed | ChannelUnavailable, now: float, replayed: Sequence[Message] = ()
+    ) -> list[Want]:
+        """What the policies of a private channel allow to read, or why nobody can tell now; and what it is
+        sent of earlier broadcasts."""
         asked, self._asked = self._asked, None
         if asked is None:
             return []
@@ -150,8 +156,15 @@ class Connection:
             return self._pushed(channel, asked.message, judged, now)
         if asked.payload is None:
             return self._reread(asked, answer, now)
-        wants, delay = self._answer(asked.message, asked.payload, asked.token, asked.claims, answer, now)
+        wants, delay = self._answer(asked, asked.payload, answer, now, replayed)
         return [*wants, *(Send(message, delay) for message in asked.last)]
+
+    def ready(self, key: int, now: float, *, ok: bool) -> list[Want]:
+        """Messages of the database are certain to reach a channel, or were not for too long."""
+        channel = self._by_key(key)
+        if channel is None:
+            return []
+        return [Send(channel.system("ok", READY, "system"))] if ok else self._shut(channel, NOT_READY, now)
 
     def told(self, key: int, status: str, text: str, position: str | None) -> list[Want]:
         """Something became of a subscription after it was made. ``status`` is ``ok`` or ``error``."""
@@ -241,11 +254,14 @@ class Connection:
             delay = self._limits.refusal_delay
             self._over = isinstance(error, TooManyJoins)
         else:
+            self._next_key += 1
+            asked = Asked(self._next_key, message, token, claims, payload, last)
             if payload.private:
-                self._asked = Asked(message, token, claims, payload, last)
-                name = message.topic.removeprefix(PREFIX)
-                return [*wants, Authorize(name, claims, payload.presence.enabled)]
-            answered, delay = self._answer(message, payload, token, claims, None, now)
+                self._asked = asked
+                name, presence = message.topic.removeprefix(PREFIX), payload.presence.enabled
+                earlier = replay_of(payload)
+                return [*wants, Authorize(name, claims, presence, replay=earlier, channel=asked.key)]
+            answered, delay = self._answer(asked, payload, None, now)
             wants += answered
         wants += [Send(one, delay) for one in last]
         if self._over:
@@ -258,34 +274,32 @@ class Connection:
 
     def _answer(
         self,
-        message: ClientMessage,
+        asked: Asked,
         payload: JoinPayload,
-        token: str,
-        claims: Claims,
         answer: Allowed | ChannelUnavailable | None,
         now: float,
+        earlier: Sequence[Message] = (),
     ) -> tuple[list[Want], float]:
         """Open a channel, or refuse it; and how late that is answered. ``answer`` is a private one's."""
-        name = message.topic.removeprefix(PREFIX)
-        if isinstance(answer, ChannelUnavailable):
-            return self._refuse(message, answer.reason), self._limits.refusal_delay
         full = not self._channels and self._seats.full
-        if (reason := refusal(name, payload, answer, full=full)) is None:
-            return self._open(message, payload, token, claims, answer, now), 0.0
-        return self._refuse(message, reason), self._limits.refusal_delay
+        if (reason := refusal(asked.message.topic, payload, answer, full=full)) is None:
+            assert not isinstance(answer, ChannelUnavailable)
+            return self._open(asked, payload, answer, now, earlier), 0.0
+        kept = [Detach(asked.key)] if answer is not None and replay_of(payload) is not None else []
+        return [*kept, *self._refuse(asked.message, reason)], self._limits.refusal_delay
 
     def _open(
         self,
-        message: ClientMessage,
+        asked: Asked,
         payload: JoinPayload,
-        token: str,
-        claims: Claims,
         readable: Allowed | None,
         now: float,
+        earlier: Sequence[Message],
     ) -> list[Want]:
         bindings, errors = usable_bindings(payload, self._limits)
-        self._next_key += 1
-        channel = Channel.joined(self._next_key, message, claims, token, bindings, payload, readable)
+        message = asked.message
+        channel = Channel.joined(asked.key, message, asked.claims, asked.token, bindings, payload, readable)
+        replay(channel, earlier)
         if not self._channels:
             self._seats.take()
         self._channels[message.topic] = channel
@@ -297,9 +311,10 @@ class Connection:
             if errors:
                 return self._reject(channel, f"{_DISABLED}: {errors[0]}", now)
             return self._attach(channel)
-        wants: list[Want] = [Send(answer)]
+        wants: list[Want] = [Send(answer), *channel.replayed]
+        channel.replayed = ()
         wants += [Send(channel.system("error", error, CHANGES)) for error in errors]
-        return [*wants, *self._attach(channel), channel.enter()]
+        return [*wants, *self._attach(channel), *channel.arrive()]
 
     def _reject(self, channel: Channel, reason: str, now: float) -> list[Want]:
         """Refuse a join whose reply waited."""
@@ -322,7 +337,7 @@ class Connection:
         except TokenError as error:
             return self._shut(channel, error.text, now)
         if channel.readable is not None:
-            self._asked = Asked(message, token, claims, key=channel.key)
+            self._asked = Asked(channel.key, message, token, claims)
             return [Authorize(channel.name, claims, channel.presence)]
         channel.take(token, claims)
         return self._attach(channel)
@@ -353,7 +368,7 @@ class Connection:
         if isinstance(found, str):
             return self._shut(channel, found, now)
         if found and isinstance(found[-1], Authorize):
-            self._asked = Asked(message, channel.token, channel.claims, key=channel.key, writes=True)
+            self._asked = Asked(channel.key, message, channel.token, channel.claims, writes=True)
         return found
 
     # Ending

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from rowcast.model.binding import Binding
 from rowcast.model.claims import Claims
 from rowcast.protocol.broadcasts import Broadcast
+from rowcast.protocol.join import Replay
 from rowcast.protocol.messages import Ref, ServerMessage
 
 
@@ -46,12 +47,17 @@ class Authorize:
 
     Nothing more is received before that: what a client says is heard in order. It is asked what may be read,
     without ``presence`` of broadcasts only; or, with ``writes``, what may be written.
+
+    ``replay`` is what a join wants sent again of earlier broadcasts, if it may read them: for ``channel``,
+    which has not entered. What is sent to its topic from then on is kept for it until it has.
     """
 
     name: str
     claims: Claims
     presence: bool
     writes: bool = False
+    replay: Replay | None = None
+    channel: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +67,7 @@ class Enter:
 
     ``echo`` says that it hears itself, ``hears`` and ``sees`` whether it may hear broadcasts and see presence
     at all. With ``state`` it is told who is present, once it sees: by ``join_ref``. ``key`` is what it is
-    present under itself, None where that is to be chosen.
+    present under itself, None where that is to be chosen. ``known`` are the ids of messages that it was sent.
     """
 
     channel: int
@@ -73,6 +79,23 @@ class Enter:
     state: bool = False
     key: str | None = None
     join_ref: Ref = None
+    known: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Tell:
+    """Send a broadcast to this client alone, if its version has a form for it."""
+
+    topic: str
+    broadcast: Broadcast
+
+
+@dataclass(frozen=True, slots=True)
+class Await:
+    """Wait until each message that the database sends is certain to reach a channel that has entered, and
+    report by ``Connection.ready``."""
+
+    channel: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,4 +137,4 @@ class Close:
     delay: float = 0.0
 
 
-Want = Send | Attach | Authorize | Enter | Publish | Track | Untrack | Detach | Close
+Want = Send | Attach | Authorize | Enter | Tell | Await | Publish | Track | Untrack | Detach | Close

@@ -1,7 +1,7 @@
 """What the web layer is handed by the runtime."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -10,9 +10,11 @@ from rowcast.hub.rooms import Rooms
 from rowcast.hub.topics import Topics
 from rowcast.model.allowed import Allowed, ChannelRequest
 from rowcast.model.health import Health
+from rowcast.model.message import Message
 from rowcast.model.rates import RateWindow
 from rowcast.model.seats import Seats
 from rowcast.model.stopping import Stopping
+from rowcast.protocol.join import Replay
 from rowcast.session.admission import Limits
 from rowcast.session.connection import Verify
 
@@ -25,6 +27,12 @@ class Channels(Protocol):
     async def may_write(self, request: ChannelRequest) -> Allowed: ...
 
 
+class Stored(Protocol):
+    """What the database sent to private topics, and keeps: what ``capture.stored`` reads."""
+
+    async def newest(self, topic: str, replay: Replay) -> Sequence[Message]: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Services:
     """The parts that requests use. ``faults`` says why the server is not ready; empty when it is;
@@ -32,11 +40,13 @@ class Services:
 
     ``lane_limit`` and ``body_limit`` (of a request) in bytes, ``handshake_delay`` (of a refused handshake) in
     seconds; ``joins`` is how often all clients together may join, ``requests`` how often all requests may
-    send a broadcast, ``seats`` how many clients may have channels; ``clock`` is Unix time.
+    send a broadcast, ``seats`` how many clients may have channels; ``clock`` is Unix time. A
+    channel waits ``ready_seconds`` for messages of the database to be certain.
     """
 
     feed: Feed
     channels: Channels
+    stored: Stored
     verify: Verify
     limits: Limits
     lane_limit: int
@@ -49,6 +59,7 @@ class Services:
     joins: RateWindow = field(default_factory=lambda: RateWindow(100))
     seats: Seats = field(default_factory=Seats)
     health: Health = field(default_factory=Health)
+    ready_seconds: float = 60.0
     stopping: Stopping = field(default_factory=Stopping)
     clock: Callable[[], float] = time.time
 

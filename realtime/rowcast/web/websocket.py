@@ -5,40 +5,44 @@ order. All else that takes time runs beside it.
 """
 
 import asyncio
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
 import structlog
-from starlette.requests import HTTPConnection
 from starlette.responses import JSONResponse, Response
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
+from rowcast.hub.earlier import Earlier
 from rowcast.hub.feed import Gap, Subscriber
 from rowcast.hub.lanes import Lane
 from rowcast.hub.topics import Member
 from rowcast.model.allowed import Allowed, ChannelRequest, ChannelUnavailable
-from rowcast.model.claims import TokenError
+from rowcast.model.message import Message
+from rowcast.protocol.broadcasts import encode_broadcast
 from rowcast.protocol.codec import decode_binary, decode_text, encode
 from rowcast.protocol.frames import text_frame
 from rowcast.protocol.messages import MalformedMessage, ServerMessage, Version
-from rowcast.session.admission import TOO_MANY_JOINS, TOO_MANY_USERS
+from rowcast.session.channel import PREFIX
 from rowcast.session.connection import Connection
 from rowcast.session.wants import (
     Attach,
     Authorize,
+    Await,
     Close,
     Detach,
     Enter,
     Publish,
     Send,
+    Tell,
     Track,
     Untrack,
     Want,
 )
 from rowcast.web.fallback import AsgiSink
+from rowcast.web.handshake import api_key, refuse, why_refused
 from rowcast.web.requests import JSON_UTF8
 from rowcast.web.services import Services
+from rowcast.web.subscription import Subscription
 
 FAST_LANE = "rowcast.fastlane"
 _POLICY = 1008
@@ -58,18 +62,18 @@ async def endpoint(websocket: WebSocket) -> None:
     services: Services = websocket.app.state.services
     version = Version.negotiate(websocket.query_params.get("vsn"))
     if version is None:
-        await _refuse(websocket, Response(status_code=403))
+        await refuse(websocket, Response(status_code=403))
         return
     if services.stopping.refusing:
         headers = {"Retry-After": str(_RETRY_SECONDS)}
-        await _refuse(websocket, JSONResponse({"error": _STOPPING}, 503, headers, JSON_UTF8))
+        await refuse(websocket, JSONResponse({"error": _STOPPING}, 503, headers, JSON_UTF8))
         return
-    token = _api_key(websocket)
-    fault = _fault(services, token)
+    token = api_key(websocket)
+    fault = why_refused(services, token)
     if fault is not None:
         await asyncio.sleep(services.handshake_delay)
         status, text = fault
-        await _refuse(websocket, JSONResponse({"error": text}, status_code=status, media_type=JSON_UTF8))
+        await refuse(websocket, JSONResponse({"error": text}, status_code=status, media_type=JSON_UTF8))
         return
     await websocket.accept()
     fast = websocket.scope.get("extensions", {}).get(FAST_LANE)
@@ -93,50 +97,6 @@ async def endpoint(websocket: WebSocket) -> None:
         raise conversed
 
 
-def _fault(services: Services, token: str) -> tuple[int, str] | None:
-    """Why a handshake is refused, as status and text, in the original's order."""
-    now = services.clock()
-    if not token:
-        return 401, "API key is missing"
-    try:
-        services.verify(token, now)
-    except TokenError as error:
-        return 401, error.handshake
-    if services.seats.full:
-        return 429, TOO_MANY_USERS
-    return (429, TOO_MANY_JOINS) if services.joins.reached(now) else None
-
-
-async def _refuse(websocket: WebSocket, response: Response) -> None:
-    if "websocket.http.response" in websocket.scope.get("extensions", {}):
-        await websocket.send_denial_response(response)
-    else:
-        await websocket.close()  # which such a server answers with 403
-
-
-def _api_key(connection: HTTPConnection) -> str:
-    return connection.headers.get("x-api-key") or connection.query_params.get("apikey") or ""
-
-
-@dataclass(slots=True)
-class _Subscription:
-    """A channel's, made anew with each of its tokens: one at a time, the latest that is wanted next.
-
-    An attempt that is overtaken is not given up. It is newer than what stands, and somebody who sends tokens
-    without end would else keep the rights of the first for ever. ``made`` says that one of them took.
-    """
-
-    subscriber: Subscriber
-    made: bool = False
-    wanted: Attach | None = None
-    work: asyncio.Task[None] | None = None
-
-    def take(self) -> Attach | None:
-        """What is wanted, no longer."""
-        want, self.wanted = self.wanted, None
-        return want
-
-
 class _Conversation:
     def __init__(
         self, services: Services, websocket: WebSocket, version: Version, token: str, lane: Lane
@@ -151,8 +111,9 @@ class _Conversation:
             services.joins,
             services.seats,
         )
-        self._subscriptions: dict[int, _Subscription] = {}
+        self._subscriptions: dict[int, Subscription] = {}
         self._members: dict[int, Member] = {}
+        self._waits: dict[int, asyncio.Task[None]] = {}
         self._loop = asyncio.get_running_loop()
         self._timers: set[asyncio.TimerHandle] = set()
         self._delayed = 0
@@ -184,6 +145,8 @@ class _Conversation:
         finally:
             self._services.health.leave(self._healthy)
             self._do(self._session.end())
+            for channel in list(self._members):
+                self._detach(channel)
             for timer in self._timers:
                 timer.cancel()
             if self._tick is not None:
@@ -228,6 +191,11 @@ class _Conversation:
                     self._question = want
                 case Enter():
                     self._enter(want)
+                case Tell(topic, broadcast):
+                    if (frame := encode_broadcast(topic, broadcast, self._version)) is not None:
+                        self._lane.push(frame)
+                case Await(channel):
+                    self._waits[channel] = self._loop.create_task(self._await(channel))
                 case Publish(channel, broadcast):
                     member = self._members[channel]
                     self._services.topics.publish(
@@ -283,14 +251,14 @@ class _Conversation:
                 group=want.group,
                 missed=lambda gap: self._missed(want.channel, gap),
             )
-            subscription = self._subscriptions[want.channel] = _Subscription(subscriber)
+            subscription = self._subscriptions[want.channel] = Subscription(subscriber)
         subscription.wanted = want
         if subscription.work is None or subscription.work.done():
             subscription.work = self._loop.create_task(self._subscribe(subscription))
         if not self._services.health.well:
             self._do(self._session.healthy(well=False, key=want.channel))
 
-    async def _subscribe(self, subscription: _Subscription) -> None:
+    async def _subscribe(self, subscription: Subscription) -> None:
         subscriber = subscription.subscriber
         while (want := subscription.take()) is not None:
             # Who hears already goes on, whatever it resumed from.
@@ -316,19 +284,40 @@ class _Conversation:
         self._question = None
         request = ChannelRequest(question.name, question.claims, self._headers)
         answer: Allowed | ChannelUnavailable
+        replayed: Sequence[Message] = ()
         try:
             if question.writes:
                 answer = await self._services.channels.may_write(request)
             else:
                 answer = await self._services.channels.may_read(request, presence=question.presence)
+                if question.replay is not None and answer.broadcast:
+                    self._hold(question)
+                    replayed = await self._services.stored.newest(question.name, question.replay)
         except ChannelUnavailable as error:
             answer = error
         except Exception as error:
             # A name and no arguments: an error's text may hold claims.
             log.error("authorize_failed", error=type(error).__name__)
             answer = ChannelUnavailable("UnknownErrorOnChannel", "the server failed. Its log has the reason.")
-        self._do(self._session.authorized(answer, self._services.clock()))
+        self._do(self._session.authorized(answer, self._services.clock(), replayed))
         self._arm()
+
+    def _hold(self, question: Authorize) -> None:
+        """What is sent to the topic from now on follows what is looked up next."""
+        member = Member(PREFIX + question.name, True, self._version, self._lane, sees=False)
+        member.earlier = Earlier(self._lane)
+        self._members[question.channel] = member
+        self._services.topics.enter(member)
+
+    async def _await(self, channel: int) -> None:
+        ok = True
+        try:
+            async with asyncio.timeout(self._services.ready_seconds):
+                await self._services.feed.ready()
+        except TimeoutError:
+            ok = False
+        del self._waits[channel]
+        self._do(self._session.ready(channel, self._services.clock(), ok=ok))
 
     def _enter(self, want: Enter) -> None:
         member = self._members.get(want.channel)
@@ -336,6 +325,9 @@ class _Conversation:
         if member is None:
             member = Member(want.topic, want.private, self._version, self._lane, want.echo, key=want.key)
             self._members[want.channel] = member
+        elif member.earlier is not None:
+            member.echo, member.key = want.echo, want.key if member.key is None else member.key
+            member.earlier.sent(want.known)
         member.hears, member.sees = want.hears, want.sees
         self._services.topics.enter(member)
         if want.state and want.sees and not saw:
@@ -345,6 +337,8 @@ class _Conversation:
         if (member := self._members.pop(channel, None)) is not None:
             self._services.topics.leave(member)
             self._services.rooms.untrack(member)
+        if (wait := self._waits.pop(channel, None)) is not None:
+            wait.cancel()
         subscription = self._subscriptions.pop(channel, None)
         if subscription is not None:
             if subscription.work is not None:
