@@ -98,6 +98,8 @@ def test_supabases_names_are_read_where_they_mean_the_same(
     monkeypatch.setenv("TENANT_MAX_JOINS_PER_SECOND", "7")
     monkeypatch.setenv("TENANT_MAX_CHANNELS_PER_CLIENT", "8")
     monkeypatch.setenv("TENANT_MAX_CONCURRENT_USERS", "9")
+    monkeypatch.setenv("CLIENT_PRESENCE_MAX_CALLS", "10")
+    monkeypatch.setenv("CLIENT_PRESENCE_WINDOW_MS", "1500")
     monkeypatch.setenv("CONNECT_ERROR_BACKOFF_MS", "2500")
     (tmp_path / ".env").write_text("CHANNEL_ERROR_BACKOFF_MS=250\nNO_CHANNEL_TIMEOUT_IN_MS=90000\n")
     settings = load()
@@ -107,6 +109,7 @@ def test_supabases_names_are_read_where_they_mean_the_same(
         0.25,
         90.0,
     )
+    assert (settings.max_presence_calls, settings.presence_window) == (10, 1.5)
     monkeypatch.setenv("ROWCAST_HANDSHAKE_DELAY", "3")
     assert load().handshake_delay == 3.0
     assert load(handshake_delay="4s").handshake_delay == 4.0

@@ -1,6 +1,6 @@
 """Settings of what clients may take: sizes, numbers and times."""
 
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import AliasChoices, Field
 from pydantic_settings import BaseSettings
@@ -80,7 +80,7 @@ class Allowances(BaseSettings):
     max_payload: Size = Field(
         3_000_500,
         validation_alias=one_of("ROWCAST_MAX_PAYLOAD"),
-        description="The greatest payload of a broadcast.",
+        description="The greatest payload of a broadcast, and of what is tracked.",
     )
     max_body: Size = Field(
         8_000_000,
@@ -92,6 +92,29 @@ class Allowances(BaseSettings):
         validation_alias=one_of("ROWCAST_SILENT_DENIALS"),
         description="Whether a broadcast with `ack` that policies let nobody send is not answered, as with "
         "Supabase, instead of with an error.",
+    )
+    presence_enabled: bool = Field(
+        False,
+        validation_alias=one_of("ROWCAST_PRESENCE_ENABLED"),
+        description="Whether each join is told who is present, as older clients expect, and not only one "
+        "with `presence.enabled`.",
+    )
+    max_presence_calls: int = Field(
+        5,
+        ge=1,
+        validation_alias=one_of("ROWCAST_MAX_PRESENCE_CALLS", "CLIENT_PRESENCE_MAX_CALLS"),
+        description="How often a channel may track and untrack within `ROWCAST_PRESENCE_WINDOW`; one more "
+        "ends it.",
+    )
+    presence_window: Annotated[Duration, Field(gt=0)] = Field(
+        30.0,
+        validation_alias=one_of("ROWCAST_PRESENCE_WINDOW", "CLIENT_PRESENCE_WINDOW_MS"),
+        description="How long that window is; it begins with the first call.",
+    )
+    max_presence_key: Size = Field(
+        1024,
+        validation_alias=one_of("ROWCAST_MAX_PRESENCE_KEY"),
+        description="How many bytes a presence key may have.",
     )
     private_only: bool = Field(
         False,

@@ -31,7 +31,12 @@ from rowcast.units import Duration, Size
 
 #: Supabase's names whose values are milliseconds, without a unit.
 _IN_MILLISECONDS: Final = frozenset(
-    {"CONNECT_ERROR_BACKOFF_MS", "CHANNEL_ERROR_BACKOFF_MS", "NO_CHANNEL_TIMEOUT_IN_MS"}
+    {
+        "CONNECT_ERROR_BACKOFF_MS",
+        "CHANNEL_ERROR_BACKOFF_MS",
+        "NO_CHANNEL_TIMEOUT_IN_MS",
+        "CLIENT_PRESENCE_WINDOW_MS",
+    }
 )
 
 

@@ -1,12 +1,11 @@
 """Presence among the official clients: each sees each of the others come, change and go."""
 
 import contextlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
 
-import asyncpg
-
 from rowcast.session.admission import Limits
+from support import databases
 from support.official import OFFICIAL, Driven, drive
 from support.server import Server
 from support.serving import running
@@ -66,12 +65,16 @@ async def test_every_client_sees_every_other_come_change_and_go() -> None:
         await all_see("leave", "bob")
 
 
-async def test_policies_say_who_tracks_and_who_sees(server: Server, db: asyncpg.Connection) -> None:
-    await db.execute(
+async def test_policies_say_who_tracks_and_who_sees_and_settings_how_often(
+    todos: str, serve: Callable[..., Awaitable[Server]]
+) -> None:
+    databases.execute(
+        todos,
         """create policy sees on realtime.messages for select to authenticated using (extension = 'presence');
         create policy tracks on realtime.messages for insert to authenticated
-        with check (extension = 'presence' and auth.jwt() ->> 'sub' = 'ann')"""
+        with check (extension = 'presence' and auth.jwt() ->> 'sub' = 'ann')""",
     )
+    server = await serve(todos, CLIENT_PRESENCE_MAX_CALLS="1", CLIENT_PRESENCE_WINDOW_MS="60000")
     async with drive(OFFICIAL[-1]) as ann, drive(OFFICIAL[0]) as bob:
         for client, name in ((ann, "ann"), (bob, "bob")):
             await client.connect(server.url, server.token("authenticated", sub=name))
@@ -83,3 +86,7 @@ async def test_policies_say_who_tracks_and_who_sees(server: Server, db: asyncpg.
         await ann.tell("track", channel="room", payload={"n": 2})
         for client in (ann, bob):
             assert await synced(client) == {"ann": [{"n": 2}]}
+        await ann.tell("track", channel="room", payload={"n": 3})
+        status = await ann.event("status", channel="room", status="CHANNEL_ERROR")
+        assert "Client presence rate limit exceeded" in status["error"]
+        assert await synced(bob) == {}
