@@ -20,16 +20,21 @@ from rowcast.auth.tokens import Verifier
 from rowcast.auth.visibility import SEARCH_PATH, Visibility
 from rowcast.capture.retention import Retention
 from rowcast.capture.snapshots import Snapshots
+from rowcast.capture.stored import Stored
 from rowcast.capture.stream import Stream
 from rowcast.db.opening import Opening
 from rowcast.db.pool import create_pool
+from rowcast.hub.messages import Messages
+from rowcast.hub.rooms import Rooms
 from rowcast.hub.subscriptions import Subscriptions
+from rowcast.hub.topics import Topics
 from rowcast.model.health import Health
 from rowcast.model.rates import RateWindow
 from rowcast.model.seats import Seats
 from rowcast.model.stopping import Stopping
 from rowcast.serving.server import listen, make_server
 from rowcast.session.admission import Limits
+from rowcast.session.channel import PREFIX
 from rowcast.settings import Settings
 from rowcast.web.app import create_app
 from rowcast.web.services import Services
@@ -62,6 +67,7 @@ async def running(settings: Settings, *, wait: bool = True) -> AsyncIterator[Run
     opening = Opening(settings.dsn, settings.direct_dsn, migrates=settings.migrate, say=_say)
     pool = await create_pool(settings.dsn, settings.pool_size)
     subscriptions = Subscriptions(limit=settings.max_change)
+    topics = Topics()
     stream = Stream(
         direct_dsn=settings.direct_dsn,
         pool=pool,
@@ -84,6 +90,7 @@ async def running(settings: Settings, *, wait: bool = True) -> AsyncIterator[Run
             most=settings.max_snapshots,
             limit=settings.max_change,
         ),
+        tell=Messages(topics, PREFIX, settings.max_payload).publish,
     )
     jwks = None if settings.jwks is None else Jwks(settings.jwks.get_secret_value())
     stopping = Stopping()
@@ -91,6 +98,8 @@ async def running(settings: Settings, *, wait: bool = True) -> AsyncIterator[Run
     services = Services(
         feed=stream,
         channels=Channels(pool, settings.roles),
+        stored=Stored(pool, settings.lane_limit // 2),
+        rooms=Rooms(topics),
         verify=Verifier(
             *settings.jwt_secrets,
             find=None if jwks is None else jwks.find,
