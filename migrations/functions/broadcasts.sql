@@ -154,9 +154,12 @@ begin
   if messages.enabled = 'D' then
     return 'the trigger "!rowcast_message" of realtime.messages is disabled';
   end if;
-  if messages.enabled is null and not has_table_privilege(messages.oid, 'trigger') then
-    return format('%I may not create triggers on realtime.messages: GRANT TRIGGER ON realtime.messages TO %I;',
-                  current_user, current_user);
+  if messages.enabled is null and exists (
+    select from (select messages.oid union select t.relid from pg_partition_tree(messages.oid) as t) as parts (oid)
+    where not has_table_privilege(parts.oid, 'trigger')
+  ) then
+    return format('%I may not create triggers on realtime.messages and its partitions: '
+                  'GRANT TRIGGER ON ALL TABLES IN SCHEMA realtime TO %I;', current_user, current_user);
   end if;
   if messages.enabled is null or messages.enabled = 'O' and messages.mine then
     -- Our own DDL is no news of the catalog.
