@@ -41,6 +41,7 @@ def main() -> int:
         *_measure("Replay", replay.measure),
         *_measure("Recovery", recovery.measure),
         *_measure("Matching", matching.measure),
+        *_measure("Presence", presence.measure),
         *_measure("Row level security", visibility.measure),
         *_measure("Row level security, delivered", fanout.measure),
     ]
