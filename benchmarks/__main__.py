@@ -4,7 +4,7 @@ import asyncio
 import sys
 from collections.abc import Awaitable, Callable
 
-from benchmarks import fanout, latency, matching, recovery, replay, visibility, writes
+from benchmarks import fanout, latency, matching, presence, recovery, replay, visibility, writes
 from benchmarks.machine import postgres
 from rowcast.dev.postgres import Postgres
 
