@@ -167,7 +167,7 @@ async def test_case_49_policies_by_role_and_by_user_let_in_or_refuse(
 
 
 @both
-async def test_case_31_without_the_database_a_private_join_is_refused_and_a_public_one_waits(
+async def test_case_31_without_the_database_private_joins_are_refused_and_public_ones_wait_and_broadcast(
     cluster: Callable[..., Postgres], tmp_path: Path, version: Version
 ) -> None:
     postgres = cluster()
@@ -183,7 +183,9 @@ async def test_case_31_without_the_database_a_private_join_is_refused_and_a_publ
             await is_refused(client, AWAY)
             ids = await client.join("realtime:public", on("rls_notes"), ref="2")
             assert len(ids) == 1
-            await client.join("realtime:nothing", ref="3")
+            await client.join("realtime:nothing", ref="3", config={"broadcast": {"self": True}})
+            await client.say("realtime:nothing", "broadcast", {"event": "e"}, "4", "3")
+            await client.hears("realtime:nothing", "broadcast", {"event": "e"}, None, None)
             postgres.start()
             await client.hears_event("realtime:public", OK)
             connection = await asyncpg.connect(postgres.dsn)
