@@ -43,7 +43,7 @@ class Copy(Kept):
         self.rows: dict[int, dict[str, Any]] = {}
         self.events: list[str] = []
         self.complete = 0
-        self.position = ""
+        self.position: str | None = None
 
     def write(self, frames: Sequence[bytes]) -> None:
         for frame in frames:

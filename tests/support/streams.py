@@ -32,6 +32,8 @@ class Kept:
         self.losses = 0
         self.gaps: list[Gap] = []
         self.subscriber: Subscriber
+        #: The position that it was told when it subscribed.
+        self.position: str | None = None
         #: What it was told of its bindings later: status and text.
         self.told: list[tuple[str, str]] = []
         self._more = asyncio.Event()
@@ -135,4 +137,5 @@ async def subscribed(
     bindings = [parse_binding(entry | ({"filter": text} if text else {})) for text in filters or ("",)]
     result = await stream.subscribe(subscriber, bindings, claims, resume)
     assert result.ok, result.refused
+    kept.position = result.position
     return kept

@@ -104,7 +104,8 @@ class Delivery:
     def here_of(self, subscriber: Subscriber) -> Position | None:
         """Up to where rows were handed out to a subscriber."""
         waiting = self.questions.position
-        if waiting is not None and subscriber in self.audiences.asking:
+        asks = subscriber in self.audiences.asking and not self.questions.is_newcomer(subscriber)
+        if waiting is not None and asks:
             return Position.decode(waiting)
         return self.here
 
@@ -119,7 +120,8 @@ class Delivery:
         if (waiting := self.questions.position) is not None:
             asking = {subscriber in self.audiences.asking for subscriber in subscribers}
             if True in asking:
-                return None if False in asking else waiting
+                ahead = False in asking or any(map(self.questions.is_newcomer, subscribers))
+                return None if ahead else waiting
         here = self.here
         return None if here is None else here.encode()
 

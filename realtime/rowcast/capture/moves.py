@@ -88,9 +88,12 @@ class Moves:
             if one.done.done():
                 continue
             if not one.subscriber.gone:
+                known = self._audiences.hears(one.subscriber) is not None
                 self._audiences.attach(
                     one.subscriber, one.bindings, one.subject, one.ready, judged=one.judged
                 )
+                if not known:
+                    self._questions.begin(one.subscriber)
             here, open_ = self._here(one.subscriber), one.subscriber.transaction
             # Of a transaction that is open it was sent nothing yet.
             at = open_.before if open_ is not None else None if here is None else here.encode()

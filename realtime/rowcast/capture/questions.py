@@ -10,9 +10,9 @@ that were never slow are asked first, and the others for one connection after th
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Final
 
@@ -22,9 +22,11 @@ import structlog
 from rowcast.capture.costs import SHARE, Costs
 from rowcast.capture.filters import answer, is_of_others
 from rowcast.capture.judging import Judging, candidates, kept
+from rowcast.capture.question import Question
 from rowcast.capture.reputations import Reputations
 from rowcast.db.connection import LOST
 from rowcast.db.roles import RoleUnavailable, Stubborn, end_sessions
+from rowcast.hub.feed import Subscriber
 from rowcast.hub.lanes import Lane
 from rowcast.hub.sending import MayRead, Sees
 from rowcast.hub.subscriptions import Subscriptions
@@ -46,22 +48,6 @@ log = structlog.get_logger("rowcast.filters")
 _Given = dict[str, dict[Ask, Truth]]
 #: What was answered for a change, and for its old row, as those ask who want to know what left them.
 _Both = tuple[_Given, _Given]
-
-
-@dataclass(frozen=True, slots=True)
-class _Question:
-    """Rows of one version of a table that one role asks about, by their place in the batch.
-
-    ``payer`` is the connection at whose cost it is asked, where that is not everybody's. ``partly`` says that
-    there are more rows.
-    """
-
-    relation: Relation
-    role: str
-    asks: tuple[Ask, ...]
-    rows: tuple[int, ...]
-    payer: Lane | None = None
-    partly: bool = False
 
 
 class Questions:
@@ -96,6 +82,8 @@ class Questions:
         self._turn = asyncio.Event()
         #: From where to resume while changes wait here; None while none does.
         self.position: str | None = None
+        #: Who came while changes waited, and how many had been taken by then: those are not for it.
+        self._newcomers: dict[Subscriber, int] = {}
 
     def refusal(self, client: Lane, predicates: Mapping[int, Predicate]) -> str | None:
         """Why this connection may not subscribe a filter, ready for these versions of tables, now."""
@@ -107,6 +95,21 @@ class Questions:
                 if not self._reputations.is_trusted(ask) and self._costs.overdrawn(client, now):
                     return self._costs.too_much(ask)
         return None
+
+    def begin(self, subscriber: Subscriber) -> None:
+        """A subscriber was attached that did not hear anything yet: what waits was handed out before."""
+        if self._waiting:
+            self._newcomers[subscriber] = self._taken
+
+    def is_newcomer(self, subscriber: Subscriber) -> bool:
+        """Whether what waits first is not for a subscriber, as it came later."""
+        return subscriber in self._present_newcomers()
+
+    def _present_newcomers(self) -> Collection[Subscriber]:
+        if self._newcomers:
+            sent = self._taken - len(self._waiting)
+            self._newcomers = {one: taken for one, taken in self._newcomers.items() if taken > sent}
+        return self._newcomers
 
     def put(self, change: Change, before: str | None) -> None:
         """Take a change. ``before`` is the position that precedes it."""
@@ -130,6 +133,7 @@ class Questions:
     def clear(self) -> None:
         """Forget what waits: its subscribers were told that they miss it."""
         self._waiting.clear()
+        self._newcomers.clear()
         self._ends.clear()
         self._went()
         self._size, self.position = 0, None
@@ -199,7 +203,8 @@ class Questions:
                 break
             with self._isolated(self._subscriptions, change.relation):
                 given, left = both
-                self._subscriptions.publish(change, may_read, given, seen, left)
+                newcomers = self._present_newcomers()
+                self._subscriptions.publish(change, may_read, given, seen, left, newcomers)
             if not self._waiting or self._waiting[0] is not change:
                 return
             self._waiting.popleft()
@@ -232,13 +237,13 @@ class Questions:
                 given = await self._answer(connection, question, faces)
             except RoleUnavailable as error:
                 self._give_up(error.role)
-                given = _unknown(question)
+                given = question.unknown()
             for row, truths in zip(question.rows, given, strict=True):
                 answers[row].setdefault(question.role, {}).update(truths)
         left = iter(answers[len(batch) :])
         return [(answers[row], {} if leave is None else next(left)) for row, leave in enumerate(leaves)]
 
-    def _questions(self, batch: Sequence[Change]) -> Iterable[_Question]:
+    def _questions(self, batch: Sequence[Change]) -> Iterable[Question]:
         """What is to be asked, in pieces of a bounded size."""
         wanted: dict[tuple[Relation, str], tuple[dict[Ask, None], list[int]]] = {}
         for row, change in enumerate(batch):
@@ -253,16 +258,16 @@ class Questions:
             step = max(1, min(_MAX_ASKS, _MAX_PAIRS // len(rows)))
             listed = [ask for ask in asks if not self._reputations.is_apart(ask)]
             for begin in range(0, len(listed), step):
-                yield _Question(relation, role, tuple(listed[begin : begin + step]), tuple(rows))
+                yield Question(relation, role, tuple(listed[begin : begin + step]), tuple(rows))
             for ask in asks:
                 if self._reputations.is_apart(ask):
-                    yield _Question(relation, role, (ask,), tuple(rows), self._payer(relation, ask))
+                    yield Question(relation, role, (ask,), tuple(rows), self._payer(relation, ask))
 
     async def _answer(
-        self, connection: asyncpg.Connection, question: _Question, batch: Sequence[Change]
+        self, connection: asyncpg.Connection, question: Question, batch: Sequence[Change]
     ) -> list[dict[Ask, Truth]]:
         if self._given_up(question):
-            return _unknown(question)
+            return question.unknown()
         rows = [row_of(batch[row]) for row in question.rows]
         began = _now()
         try:
@@ -280,7 +285,7 @@ class Questions:
             slow = isinstance(error, asyncpg.QueryCanceledError)
             if len(question.asks) == 1 and len(question.rows) == 1:
                 self._failed(question, error)
-                return _unknown(question)
+                return question.unknown()
         else:
             if not question.partly:
                 self._reputations.trust(question.asks)
@@ -296,7 +301,7 @@ class Questions:
                 divided[row].update(truths)
         return [divided[row] for row in question.rows]
 
-    def _given_up(self, question: _Question) -> bool:
+    def _given_up(self, question: Question) -> bool:
         """Whether there is nobody any more to ask this for, or no time."""
         relation, now = question.relation, _now()
         for ask in question.asks:
@@ -322,7 +327,7 @@ class Questions:
             return True
         return False
 
-    def _parts(self, question: _Question, slow: bool) -> Iterator[_Question]:
+    def _parts(self, question: Question, slow: bool) -> Iterator[Question]:
         """A question that failed, as several: each is made when the one before it was answered."""
         if len(question.asks) == 1:
             (ask,) = question.asks
@@ -358,7 +363,7 @@ class Questions:
         lanes = (subscriber.lane for subscriber in self._subscriptions.askers(relation, ask))
         return min(lanes, key=lambda lane: self._costs.spent(lane, now), default=None)
 
-    def _failed(self, question: _Question, error: Exception) -> None:
+    def _failed(self, question: Question, error: Exception) -> None:
         """A condition that failed on a single row: too slow is switched off; else the row passes nothing."""
         (ask,) = question.asks
         slow = isinstance(error, asyncpg.QueryCanceledError)
@@ -386,10 +391,6 @@ class Questions:
 
 def _now() -> float:
     return asyncio.get_running_loop().time()
-
-
-def _unknown(question: _Question) -> list[dict[Ask, Truth]]:
-    return [dict.fromkeys(question.asks) for _ in question.rows]
 
 
 def _size(change: Change) -> int:

@@ -33,7 +33,7 @@ NO_SEES: Final[Sees] = {}
 
 
 class Sending:
-    """One change on its way. ``limit`` bounds a whole message, in bytes."""
+    """One change on its way. ``limit`` bounds a whole message, in bytes; it is not for those ``without``."""
 
     def __init__(
         self,
@@ -43,8 +43,9 @@ class Sending:
         counts: Counts,
         transactions: Transactions,
         sees: Sees = NO_SEES,
+        without: Collection[Subscriber] = (),
     ) -> None:
-        self._change, self._may_read, self._sees = change, may_read, sees
+        self._change, self._may_read, self._sees, self._without = change, may_read, sees, without
         self._limit, self._counts, self._transactions = limit, counts, transactions
         self._data: dict[View | None, bytes] = {}
         #: The same for who is sent more about the change.
@@ -86,6 +87,10 @@ class Sending:
 
     def send(self, audience: Audience, members: Collection[Subscriber]) -> None:
         """Send it to those members of an audience who may see it."""
+        if self._without:
+            members = [one for one in members if one not in self._without]
+            if not members:
+                return
         reading = self.reading(audience.role)
         if reading is None:
             self._counts.hidden += len(members)

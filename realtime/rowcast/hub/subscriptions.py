@@ -301,16 +301,17 @@ class Subscriptions:
         answers: AnswersByRole = _NO_ANSWERS,
         sees: Sees = NO_SEES,
         left_answers: AnswersByRole = _NO_ANSWERS,
+        without: Collection[Subscriber] = (),
     ) -> None:
-        """Send a change to everyone who asked for it and may read it. ``left_answers`` are those for its
-        ``leave``."""
-        sending = self._sending(change, may_read, sees)
+        """Send a change to everyone who asked for it and may read it, but to those ``without``.
+        ``left_answers`` are those for its ``leave``."""
+        sending = self._sending(change, may_read, sees, without)
         leave = self.leave(change)
         if leave is None:
             for audience, members in self._audiences_of(change, answers, sending):
                 sending.send(audience, members)
             return
-        left = self._sending(leave, may_read, sees)
+        left = self._sending(leave, may_read, sees, without)
         places = places_of(change.relation.schema, change.relation.table)
         for audience, members in self._grouped(places, Op.LEAVE):
             if gone := not_shown(audience.role, members, sending):
@@ -346,8 +347,14 @@ class Subscriptions:
             for subscriber in members
         }
 
-    def _sending(self, change: Change, may_read: MayRead, sees: Sees = NO_SEES) -> Sending:
-        return Sending(change, may_read, self.limit, self.counts, self._transactions, sees)
+    def _sending(
+        self,
+        change: Change,
+        may_read: MayRead,
+        sees: Sees = NO_SEES,
+        without: Collection[Subscriber] = (),
+    ) -> Sending:
+        return Sending(change, may_read, self.limit, self.counts, self._transactions, sees, without)
 
     def _audiences_of(self, change: Change, answers: AnswersByRole, sending: Sending) -> Iterator[Message]:
         """Who asked for a change, by what they are sent. A subscriber may be in several."""
