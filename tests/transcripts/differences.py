@@ -105,8 +105,32 @@ JOINS: Final = Difference(
     "1.0.0 take for the end of the second.",
     ("test_a_second_join_under_1_0_0_closes_nothing",),
 )
+DENIALS: Final = Difference(
+    "A broadcast that may not be sent",
+    "With `ack` it is answered by an error that says so, where there nothing comes and a client waits until "
+    "its time is over.",
+    ("test_case_47_policies_decide_who_writes_where", "test_silence_may_be_had_as_with_supabase"),
+)
+TOO_LARGE: Final = Difference(
+    "The answer to a broadcast that is too large",
+    "Its `response` is an object, where there it is a bare text, which the official Python client takes for "
+    "no message.",
+    ("test_a_payload_over_the_limit_is_dropped_and_the_channel_lives",),
+)
+TOO_MANY: Final = Difference(
+    "Too many broadcasts",
+    "They end the channel of the socket that sends them, where there those who listen lose theirs and the "
+    "sender goes on.",
+    ("test_who_sends_too_much_loses_its_channel_and_who_listens_never_does",),
+)
+BODIES: Final = Difference(
+    "A request whose body is no JSON, or too large",
+    "It is answered by a JSON object that says so, where there it is answered by two words of text.",
+    ("test_a_body_of_another_kind_is_refused", "test_a_body_over_its_limit_is_not_read"),
+)
 
 DIFFERENCES: Final = (
     ENTRIES, DELETES, KEYS, TOAST, ARRAYS, PRIVILEGES, KEY_PRIVILEGES, OTHERS_DELETES, PUBLICATION,
-    ROLES, CONNECTION, POSITIONS, PATTERNS, JOINS,
+    ROLES, CONNECTION, POSITIONS, PATTERNS, JOINS, DENIALS,
+    TOO_LARGE, TOO_MANY, BODIES,
 )  # fmt: skip
