@@ -1,7 +1,7 @@
 // The official JavaScript client, driven by JSON lines: commands on stdin, what the client saw on stdout.
 // Commands: connect {package, url, key, vsn}, token {token}, subscribe {channel, bindings, private, config},
 // unsubscribe {channel}, track {channel, payload}, untrack {channel}, close. With `presence` {key} subscribe tells
-// of presence, too.
+// of presence, too, and of each broadcast of the events that `hears` lists.
 // A binding's filter may be a list of calls of the client's filter builder: [["eq", "id", 1]].
 import { createInterface } from "node:readline";
 
@@ -14,6 +14,10 @@ const built = ({ filter, ...rest }) => {
   for (const [method, ...values] of filter) conditions[method](...values);
   return { ...rest, filter: conditions };
 };
+
+// JSON has no bytes.
+const plain = (payload) =>
+  payload instanceof ArrayBuffer ? { bytes: Buffer.from(payload).toString("hex") } : payload;
 
 let library, client;
 const channels = new Map();
@@ -33,7 +37,7 @@ const commands = {
     say("token");
   },
 
-  subscribe({ channel: name, bindings = [], private: isPrivate = false, config = {}, presence }) {
+  subscribe({ channel: name, bindings = [], private: isPrivate = false, config = {}, presence, hears = [] }) {
     const shown = presence && { presence: { ...presence, enabled: true } };
     const channel = client.channel(name, { config: { private: isPrivate, ...config, ...shown } });
     channels.set(name, channel);
@@ -47,6 +51,11 @@ const commands = {
       for (const event of ["join", "leave"]) {
         channel.on("presence", { event }, ({ key }) => say(event, { channel: name, key }));
       }
+    }
+    for (const event of hears) {
+      channel.on("broadcast", { event }, ({ payload, meta }) =>
+        say("broadcast", { channel: name, name: event, payload: plain(payload), meta }),
+      );
     }
     channel.on("system", {}, (payload) => say("system", { channel: name, payload }));
     channel.subscribe((status, error) =>

@@ -2,8 +2,8 @@
 
 Commands: connect {url, key}, token {token}, subscribe {channel, bindings, private, presence}, unsubscribe
 {channel}, track {channel, payload}, untrack {channel}, close. With `presence` {key} subscribe tells of
-presence, too. It runs with the Python of the clients' own virtual environment; the types of that package are
-not ours to check.
+presence, too, and of each broadcast of the events that `hears` lists. It runs with the Python of the clients'
+own virtual environment; the types of that package are not ours to check.
 """
 
 import asyncio
@@ -55,9 +55,11 @@ class Driver:
         bindings: Sequence[dict[str, Any]] = (),
         private: bool = False,
         presence: dict[str, Any] | None = None,
+        config: dict[str, Any] | None = None,
+        hears: Sequence[str] = (),
     ) -> None:
         config = {
-            "broadcast": {"ack": False, "self": False},
+            "broadcast": {"ack": False, "self": False, **(config or {}).get("broadcast", {})},
             "presence": {"enabled": presence is not None, "key": "", **(presence or {})},
             "private": private,
         }
@@ -69,6 +71,8 @@ class Driver:
             made.on_presence_leave(lambda key, *_: say("leave", channel=channel, key=key))
         for index, binding in enumerate(bindings):
             made.on_postgres_changes(callback=report("change", channel=channel, binding=index), **binding)
+        for event in hears:
+            made.on_broadcast(event, self.broadcast(channel, event))
         made.on_system(report("system", channel=channel))
 
         def on_status(status: Any, error: Exception | None) -> None:
@@ -76,6 +80,13 @@ class Driver:
             say("status", channel=channel, status=text, error=None if error is None else str(error))
 
         await made.subscribe(on_status)
+
+    @staticmethod
+    def broadcast(channel: str, name: str) -> Callable[[Any], None]:
+        def heard(said: Any) -> None:
+            say("broadcast", channel=channel, name=name, payload=said["payload"], meta=said.get("meta"))
+
+        return heard
 
     async def track(self, channel: str, payload: dict[str, Any]) -> None:
         # It does not wait for an answer.
