@@ -80,7 +80,7 @@ class Allowances(BaseSettings):
     max_payload: Size = Field(
         3_000_500,
         validation_alias=one_of("ROWCAST_MAX_PAYLOAD"),
-        description="The greatest payload of a broadcast, and of what is tracked.",
+        description="The greatest payload of a broadcast, and of what all channels of a socket track.",
     )
     max_body: Size = Field(
         8_000_000,

@@ -235,6 +235,22 @@ def test_case_71_what_is_too_large_ends_the_channel() -> None:
     assert answers(track(joined(payload_size=10), {"n": 1234})) == [ok({})]
 
 
+def test_what_all_channels_of_a_socket_track_together_has_that_limit() -> None:
+    conversation = joined(payload_size=20)
+    config: dict[str, Any] = {"config": {}}
+    conversation.receive(ClientMessage("realtime:b", "phx_join", config, "3", "3"), NOW)
+
+    def other(call: dict[str, Any]) -> list[tuple[str, Any]]:
+        return sent(conversation.receive(ClientMessage("realtime:b", "presence", call, "4", "3"), NOW))
+
+    ten = {"n": 1234}
+    assert answers(track(conversation, ten)) == [ok({})]
+    assert other({"event": "track", "payload": ten}) == [("phx_reply", ok({}))]
+    assert answers(say(conversation, "presence", {"event": "untrack"})) == [ok({})]
+    assert other({"event": "track", "payload": {"n": 123456}}) == [("phx_reply", ok({}))]
+    assert sent(track(conversation, ten)) == shut("Track message size exceeded")
+
+
 @pytest.mark.parametrize("key", sorted(INHERITED_KEYS))
 def test_a_key_that_breaks_the_clients_of_others_is_refused(key: str) -> None:
     (refused,) = join(connection(), {"key": key})

@@ -33,9 +33,10 @@ class Limits:
 
     ``bindings`` bounds the entries of one join, ``entries_size`` those of all channels together, as JSON;
     ``refusals`` the refused joins whose replies are still due. ``private_only`` leaves out public channels.
-    ``payload_size`` bounds a broadcast, and what is tracked; ``events_per_second`` is the average of a
-    minute; with ``silent_denials`` nobody is told that a broadcast may not be sent. ``presence_calls`` of a
-    channel may come within ``presence_window``; ``presence_enabled`` has each join ask for presence.
+    ``payload_size`` bounds a broadcast, and what all channels track together; ``events_per_second`` is the
+    average of a minute; with ``silent_denials`` nobody is told that a broadcast may not be sent.
+    ``presence_calls`` of a channel may come within ``presence_window``; ``presence_enabled`` has each join
+    ask for presence.
     """
 
     channels: int = 100

@@ -67,8 +67,8 @@ class Channel:
     ``size`` is that of its entries, in bytes; ``legacy`` a channel that joined the old way; ``readable`` what
     a private one may receive, None for a public one, and ``writable`` what it may send, None until that was
     asked; ``presence`` is whether it asked for that, or tracks, ``presence_key`` what it gave to be present
-    under, and ``calls`` how often it called; ``echo`` is whether it hears itself, and ``ack`` whether its
-    broadcasts are answered.
+    under, ``calls`` how often it called and ``shown`` how many bytes it tracks; ``echo`` is whether it hears
+    itself, and ``ack`` whether its broadcasts are answered.
     ``token_warning`` is how many seconds before its token ends it wants to be told, None where it does not;
     ``warned`` whether it was. ``gap`` and ``group`` are what its Attach says of them; ``health`` whether it
     wants to be told when the database is away. ``resume`` is the position that it resumes from, until it is
@@ -88,6 +88,7 @@ class Channel:
     presence: bool = False
     presence_key: str | None = None
     calls: Calls = field(default_factory=Calls)
+    shown: int = 0
     writable: Allowed | None = None
     echo: bool = False
     ack: bool = False

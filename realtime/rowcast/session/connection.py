@@ -72,7 +72,7 @@ class Connection:
         self._next_key = 0
         self._asked: Asked | None = None
         self._broadcasts = Broadcasts(limits)
-        self._presences = Presences(limits)
+        self._presences = Presences(limits, self._channels)
 
     @property
     def joined(self) -> bool:

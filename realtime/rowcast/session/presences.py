@@ -13,6 +13,7 @@ The right to track on a private channel is asked for with its first broadcast or
 token. A channel that tracks has presence from then on, whatever it joined with.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 from rowcast.model.allowed import Allowed, ChannelUnavailable
@@ -32,10 +33,10 @@ _TOO_DEEP = "Presence track payload is nested too deeply"
 class Presences:
     """Those of one connection. What is a text instead of wants is why the channel ends."""
 
-    __slots__ = ("_limits",)
+    __slots__ = ("_channels", "_limits")
 
-    def __init__(self, limits: Limits) -> None:
-        self._limits = limits
+    def __init__(self, limits: Limits, channels: Mapping[str, Channel]) -> None:
+        self._limits, self._channels = limits, channels
 
     def take(self, channel: Channel, now: float) -> bool:
         """Count a call. Whether it is not too much."""
@@ -49,6 +50,7 @@ class Presences:
             case "track":
                 return self._track(channel, message)
             case "untrack":
+                channel.shown = 0
                 return [*_answer(channel, message, "ok"), Untrack(channel.key)]
             case "":
                 return _answer(channel, message, "ok")
@@ -72,13 +74,15 @@ class Presences:
             shown = tracked(payload)
         except RecursionError:
             return _answer(channel, message, "error", reason=_TOO_DEEP)
-        if len(shown) > self._limits.payload_size:
+        # What is shown is kept, unlike what is broadcast: a socket may have that much on all its channels.
+        others = sum(one.shown for one in self._channels.values() if one is not channel)
+        if others + len(shown) > self._limits.payload_size:
             return TOO_LARGE
         if channel.readable is not None and channel.writable is None:
             return [Authorize(channel.name, channel.claims, channel.presence, writes=True)]
         if channel.writable is not None and not channel.writable.presence:
             return _answer(channel, message, "error", reason=f"{UNWRITABLE}: {channel.name}")
-        channel.presence = True
+        channel.presence, channel.shown = True, len(shown)
         return [*_answer(channel, message, "ok"), Track(channel.key, shown)]
 
 
