@@ -20,7 +20,7 @@ import uvicorn
 from structlog.testing import capture_logs
 from uvicorn.server import ServerState
 
-from fuzzing.surroundings import Door, Feed, Loop, Transport, claims_of
+from fuzzing.surroundings import Door, Feed, Loop, Shelf, Transport, claims_of
 from rowcast.hub.lanes import LOW_MARK
 from rowcast.model.seats import Seats
 from rowcast.protocol.frames import text_frame
@@ -77,6 +77,7 @@ class _Client:
         app.state.services = Services(
             feed=self._feed,
             channels=Door(),
+            stored=Shelf(),
             verify=claims_of,
             limits=Limits(channels=3, entries_size=4000, topic_size=100, message_size=MAX_FRAME, refusals=5),
             lane_limit=LANE_LIMIT,

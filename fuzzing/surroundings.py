@@ -9,6 +9,8 @@ from rowcast.hub.lanes import LOW_MARK
 from rowcast.model.allowed import Allowed, ChannelRequest, ChannelUnavailable
 from rowcast.model.binding import Binding
 from rowcast.model.claims import Claims, TokenError
+from rowcast.model.message import Message
+from rowcast.protocol.join import Replay
 
 _START: Final = 1_000_000.0
 
@@ -157,6 +159,9 @@ class Feed:
     def position_of(self, subscribers: Collection[Subscriber]) -> str | None:
         return self.position
 
+    async def ready(self) -> None:
+        await asyncio.sleep(0)
+
     def unsubscribe(self, subscriber: Subscriber) -> None:
         subscriber.gone = True
         if subscriber in self.subscribers:
@@ -177,3 +182,13 @@ class Door:
         if len(request.topic) % 3 == 0:
             raise ChannelUnavailable("UnableToConnectToProject", "no database")
         return Allowed(broadcast=len(request.topic) % 2 == 0)
+
+
+class Shelf:
+    """What a database sent before: a message of JSON and one of bytes, or neither now."""
+
+    async def newest(self, topic: str, replay: Replay) -> Sequence[Message]:
+        await asyncio.sleep(0)
+        if len(topic) % 3 == 0:
+            raise ChannelUnavailable("UnableToReplayMessages", "no database")
+        return [Message("1", topic, True, "e", b"[1]"), Message("2", topic, True, "e", b"\xff", True)]
