@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from rowcast.hub.lanes import Lane
 from rowcast.hub.rooms import Rooms
@@ -13,6 +15,7 @@ from rowcast.hub.topics import Member, Topics
 from rowcast.protocol.broadcasts import event_broadcast
 from rowcast.protocol.frames import payload_of
 from rowcast.protocol.messages import Version
+from support.synced import Client
 
 pytestmark = pytest.mark.anyio
 
@@ -159,6 +162,53 @@ async def test_a_room_is_forgotten_with_the_last_who_is_present() -> None:
     place.rooms.tell(bob, "1")
     await turn()
     assert socket.heard() == [("presence_state", {})]
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["join", "track", "untrack", "leave", "turn"]),
+            st.integers(0, 3),
+            st.integers(1, 3),
+        ),
+        max_size=40,
+    )
+)
+def test_whatever_happens_every_member_knows_who_is_present_and_is_told_each_thing_once(
+    steps: list[tuple[str, int, int]],
+) -> None:
+    asyncio.run(_whatever_happens([*steps, ("turn", 0, 0)]))
+
+
+async def _whatever_happens(steps: list[tuple[str, int, int]]) -> None:
+    place = Place()
+    there: dict[int, tuple[Member, Socket, Client]] = {}
+    shown: dict[int, int] = {}
+    for do, who, n in steps:
+        if do == "turn":
+            await turn()
+            expected: dict[str, list[int]] = {}
+            for other in sorted(shown, key=lambda one: shown[one]):
+                expected.setdefault(f"k{other % 2}", []).append(shown[other])
+            for _, socket, client in there.values():
+                for frame in socket.frames:
+                    client.hear(frame)
+                socket.frames.clear()
+                metas = {key: [meta["n"] for meta in one["metas"]] for key, one in client.state.items()}
+                assert {key: sorted(numbers) for key, numbers in metas.items()} == expected
+        elif do == "join" and who not in there:
+            member, socket = place.join(f"k{who % 2}")
+            place.rooms.tell(member, "1")
+            there[who] = (member, socket, Client())
+        elif do == "track" and who in there:
+            place.rooms.track(there[who][0], b'{"n":%d}' % n)
+            shown[who] = n
+        elif do == "untrack" and who in there:
+            place.rooms.untrack(there[who][0])
+            shown.pop(who, None)
+        elif do == "leave" and who in there:
+            place.part(there.pop(who)[0])
+            shown.pop(who, None)
 
 
 async def test_a_thousand_who_come_and_go_at_once_are_one_diff_each_way() -> None:

@@ -1,16 +1,14 @@
 """Rosters can be merged in any order and as often as one likes, and diffs bring clients to the same state."""
 
-import json
 from itertools import pairwise
-from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from rowcast.model.roster import Part, Presence, Roster, difference
-from rowcast.protocol.frames import payload_of
 from rowcast.protocol.messages import Version
 from rowcast.protocol.presence import diff_frame, encode_state, state_frame
+from support.synced import Client
 
 NODES = ("a", "b", "c")
 KEYS = st.sampled_from(["ann", "bob", "", "__proto__", "ключ"])
@@ -103,31 +101,3 @@ def known(roster: Roster) -> dict[str, set[str]]:
     for one in roster.present().values():
         found.setdefault(one.key, set()).add(one.ref)
     return found
-
-
-class Client:
-    """The state machine of the JavaScript client (syncState, syncDiff), on dictionaries."""
-
-    def __init__(self) -> None:
-        self.state: dict[str, dict[str, Any]] = {}
-
-    def hear(self, frame: bytes) -> None:
-        _, _, _, event, payload = json.loads(payload_of(frame)[1])
-        if event == "presence_state":
-            assert not self.state
-            payload = {"joins": payload, "leaves": {}}
-        for key, presence in payload["joins"].items():
-            current = self.state.get(key)
-            refs = [meta["phx_ref"] for meta in presence["metas"]]
-            kept = [] if current is None else [m for m in current["metas"] if m["phx_ref"] not in refs]
-            self.state[key] = {"metas": [*kept, *presence["metas"]]}
-        for key, presence in payload["leaves"].items():
-            assert key in self.state, "what leaves was there"
-            refs = [meta["phx_ref"] for meta in presence["metas"]]
-            metas = [meta for meta in self.state[key]["metas"] if meta["phx_ref"] not in refs]
-            self.state[key] = {"metas": metas}
-            if not metas:
-                del self.state[key]
-
-    def refs(self) -> dict[str, set[str]]:
-        return {key: {meta["phx_ref"] for meta in value["metas"]} for key, value in self.state.items()}
