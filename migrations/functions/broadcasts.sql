@@ -1,6 +1,7 @@
 -- Broadcasts from the database: what SQL calls, and the trigger that writes each message into the outbox.
 
--- Functions that users call by these names: made where absent, never replaced.
+-- Functions that users call by these names: made where absent, never replaced. They keep the search path of whoever calls
+-- them, for the policies and triggers on realtime.messages that an insert runs; so all that they name has its schema.
 do $make$
 begin
   -- By a name in a schema that may not be used, even looking fails.
@@ -12,19 +13,21 @@ begin
                  where n.nspname = 'realtime' and p.proname = 'send'
                    and oidvectortypes(p.proargtypes) = 'jsonb, text, text, boolean') then
     create function realtime.send(payload jsonb, event text, topic text, private boolean default true) returns void
-    language plpgsql set search_path = pg_catalog, pg_temp as $f$
+    language plpgsql as $f$
     declare
-      message_id constant uuid := gen_random_uuid();
-      body constant jsonb := coalesce(send.payload, '{}');
+      message_id constant pg_catalog.uuid := pg_catalog.gen_random_uuid();
+      body constant pg_catalog.jsonb := coalesce(send.payload, '{}');
     begin
       if send.topic is null or send.event is null then
         raise exception 'topic and event may not be null';
       end if;
-      perform set_config('realtime.topic', send.topic, true);
+      perform pg_catalog.set_config('realtime.topic', send.topic, true);
       insert into realtime.messages (id, topic, extension, event, private, payload)
       values (message_id, send.topic, 'broadcast', send.event, coalesce(send.private, true),
-              case when jsonb_typeof(body) = 'object' and not body ? 'id'
-                   then body || jsonb_build_object('id', message_id) else body end);
+              case when pg_catalog.jsonb_typeof(body) operator(pg_catalog.=) 'object'
+                        and not body operator(pg_catalog.?) 'id'
+                   then body operator(pg_catalog.||) pg_catalog.jsonb_build_object('id', message_id)
+                   else body end);
     exception when others then
       -- No statement of the caller's fails for what it tells others.
       raise warning 'WarnSendingBroadcastMessage: %', sqlerrm;
@@ -37,18 +40,19 @@ begin
                  where n.nspname = 'realtime' and p.proname = 'send_binary'
                    and oidvectortypes(p.proargtypes) = 'bytea, text, text, boolean') then
     create function realtime.send_binary(payload bytea, event text, topic text, private boolean default true)
-    returns void language plpgsql set search_path = pg_catalog, pg_temp as $f$
+    returns void language plpgsql as $f$
     begin
       if send_binary.topic is null or send_binary.event is null then
         raise exception 'topic and event may not be null';
       end if;
       -- A frame counts them by one byte.
-      if octet_length('realtime:' || send_binary.topic) > 255 or octet_length(send_binary.event) > 255 then
+      if pg_catalog.octet_length(send_binary.topic) operator(pg_catalog.>) 246
+         or pg_catalog.octet_length(send_binary.event) operator(pg_catalog.>) 255 then
         raise exception 'the topic of a binary message may have 246 bytes, and its event 255';
       end if;
-      perform set_config('realtime.topic', send_binary.topic, true);
+      perform pg_catalog.set_config('realtime.topic', send_binary.topic, true);
       insert into realtime.messages (id, topic, extension, event, private, binary_payload)
-      values (gen_random_uuid(), send_binary.topic, 'broadcast', send_binary.event,
+      values (pg_catalog.gen_random_uuid(), send_binary.topic, 'broadcast', send_binary.event,
               coalesce(send_binary.private, true), coalesce(send_binary.payload, ''));
     exception when others then
       raise warning 'WarnSendingBroadcastMessage: %', sqlerrm;
@@ -63,16 +67,16 @@ begin
     create function realtime.broadcast_changes(
       topic_name text, event_name text, operation text, table_name text, table_schema text,
       new record, old record, level text default 'ROW') returns void
-    language plpgsql set search_path = pg_catalog, pg_temp as $f$
+    language plpgsql as $f$
     begin
-      if level = 'STATEMENT' then
+      if level operator(pg_catalog.=) 'STATEMENT' then
         raise exception 'function can only be triggered for each row, not for each statement';
       end if;
-      if operation is null or operation not in ('INSERT', 'UPDATE', 'DELETE') then
+      if operation is null or operation operator(pg_catalog.<>) all ('{INSERT,UPDATE,DELETE}'::pg_catalog.text[]) then
         raise exception 'Unexpected operation type: %', operation;
       end if;
       perform realtime.send(
-        jsonb_build_object('operation', operation, 'schema', table_schema, 'table', table_name,
+        pg_catalog.jsonb_build_object('operation', operation, 'schema', table_schema, 'table', table_name,
                            'record', new, 'old_record', old),
         event_name, topic_name);
     exception when others then
@@ -85,7 +89,8 @@ end $make$;
 
 -- Write a message into the outbox, in the transaction that inserted it. Of op 'M', a payload of JSON, and 'B', bytes in
 -- base64: old_record holds the payload, so that it need not be parsed, and record the rest.
--- A row without an event or a payload is no message: so are those that policies are asked by.
+-- A row without an event or a payload is no message: so are those that policies are asked by. The table may be another
+-- party's: columns of types that Postgres does not make are not looked at, since code of others would make their text.
 create or replace function rowcast.capture_message() returns trigger
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare
@@ -99,12 +104,23 @@ begin
     return null;
   end if;
   begin
+    if new.event is null or new.topic is null or new.private is null then
+      return null;
+    end if;
+    if pg_typeof(new.event) <> all ('{text,varchar}'::regtype[]) or pg_typeof(new.topic) <> all ('{text,varchar}'::regtype[])
+       or pg_typeof(new.private) <> 'bool'::regtype or pg_typeof(new.id) <> 'uuid'::regtype
+       or pg_typeof(new.payload) <> all ('{json,jsonb}'::regtype[]) then
+      raise exception 'its columns are not those that Supabase gives it';
+    end if;
     body := new.payload::text;
     if body is null then
+      if pg_typeof(new.binary_payload) <> 'bytea'::regtype then
+        raise exception 'its column binary_payload is no bytea';
+      end if;
       kind := 'B';
       body := encode(new.binary_payload, 'base64');
     end if;
-    if body is null or new.event is null or new.topic is null or new.private is null then
+    if body is null then
       return null;
     end if;
     head := json_build_object('topic', new.topic::text, 'event', new.event::text,

@@ -103,6 +103,16 @@ async def test_what_cannot_be_sent_is_a_warning_and_no_error(
         ),
     ):
         assert await warnings_of(capturing, statement) == [f"WarnSendingBroadcastMessage: {text}"]
+    for operation, level, text in (
+        ("TRUNCATE", "ROW", "Unexpected operation type: TRUNCATE"),
+        ("INSERT", "STATEMENT", "function can only be triggered for each row, not for each statement"),
+    ):
+        with pytest.raises(asyncpg.RaiseError, match=f"^Failed to process the row: {text}$"):
+            await capturing.execute(
+                "select realtime.broadcast_changes('t', 'e', $1, 'a', 'b', null::record, null::record, $2)",
+                operation,
+                level,
+            )
     # A day without a partition, as when no server ran for days.
     await capturing.execute(
         "do $$ declare part record; begin"
@@ -130,10 +140,11 @@ async def test_it_is_written_with_the_rights_of_whoever_sends_and_users_triggers
     await capturing.execute(
         """
         create policy own on realtime.messages for insert to anon with check (realtime.topic() = 'open');
+        create function public.louder(text) returns text language sql as 'select upper($1)';
         create function public.shout() returns trigger language plpgsql as $$
         begin
           if new.event = 'never' then return null; end if;
-          new.event := upper(new.event);
+          new.event := louder(new.event);
           return new;
         end $$;
         create trigger shout before insert on realtime.messages
@@ -195,12 +206,32 @@ async def test_the_trigger_is_made_again_on_another_table_and_said_to_be_missing
     await capturing.execute("insert into realtime.messages (topic) values ('no message')")
     assert [one.event for one in await messages(reader)] == ["e"]
     await capturing.execute("alter table realtime.messages drop column event")
-    assert [
-        "Rowcast leaves out a message" in text
-        for text in await warnings_of(
-            capturing, "insert into realtime.messages (topic, payload) values ('t', '{}')"
-        )
-    ] == [True]
+    (warning,) = await warnings_of(
+        capturing, "insert into realtime.messages (topic, payload) values ('t', '{}')"
+    )
+    assert warning == ('Rowcast leaves out a message of realtime.messages: record "new" has no field "event"')
+
+
+async def test_code_of_others_does_not_run_for_a_column_of_their_type(
+    capturing: asyncpg.Connection, reader: Reading
+) -> None:
+    await capturing.execute(
+        """
+        drop table realtime.messages;
+        create type named as enum ('e');
+        create function run(named) returns text language plpgsql as $$
+        begin raise warning 'run as %', current_user; return 'e'; end $$;
+        create cast (named as text) with function run(named) as implicit;
+        create table realtime.messages (id uuid default gen_random_uuid(), topic text, extension text,
+          event named, payload jsonb, private bool default true);
+        """
+    )
+    assert await capturing.fetchval("select rowcast.follow_messages()") is None
+    (warning,) = await warnings_of(
+        capturing, "insert into realtime.messages (topic, event, payload) values ('t', 'e', '{}')"
+    )
+    assert warning.endswith("its columns are not those that Supabase gives it")
+    assert await messages(reader) == []
 
 
 @dataclass
