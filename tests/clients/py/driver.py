@@ -1,8 +1,9 @@
 """The official Python client, driven by JSON lines: commands on stdin, what the client saw on stdout.
 
 Commands: connect {url, key}, token {token}, subscribe {channel, bindings, private, presence}, unsubscribe
-{channel}, track {channel, payload}, untrack {channel}, close. With `presence` {key} subscribe tells of
-presence, too, and of each broadcast of the events that `hears` lists. It runs with the Python of the clients'
+{channel}, track {channel, payload}, untrack {channel}, send
+{channel, name, payload}, close. With `presence` {key} subscribe tells of presence, too, and of each broadcast
+of the events that `hears` lists. It runs with the Python of the clients'
 own virtual environment; the types of that package are not ours to check.
 """
 
@@ -58,12 +59,12 @@ class Driver:
         config: dict[str, Any] | None = None,
         hears: Sequence[str] = (),
     ) -> None:
+        own = private or presence is not None or config is not None
         config = {
             "broadcast": {"ack": False, "self": False, **(config or {}).get("broadcast", {})},
             "presence": {"enabled": presence is not None, "key": "", **(presence or {})},
             "private": private,
         }
-        own = private or presence is not None
         made = self.channels[channel] = self.client.channel(channel, {"config": config} if own else None)
         if presence is not None:
             made.on_presence_sync(lambda: say("sync", channel=channel, state=made.presence_state()))
@@ -87,6 +88,11 @@ class Driver:
             say("broadcast", channel=channel, name=name, payload=said["payload"], meta=said.get("meta"))
 
         return heard
+
+    async def send(self, channel: str, name: str, payload: dict[str, Any]) -> None:
+        # It does not wait for an answer.
+        await self.channels[channel].send_broadcast(name, payload)
+        say("sent", channel=channel, result="ok")
 
     async def track(self, channel: str, payload: dict[str, Any]) -> None:
         # It does not wait for an answer.
