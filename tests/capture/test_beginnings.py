@@ -233,6 +233,28 @@ async def test_a_snapshot_whose_connection_is_lost_is_taken_on_another(
     await locker.close()
 
 
+async def test_a_token_that_comes_while_a_channel_begins_anew_begins_no_other_snapshot(
+    migrated: str, notes: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await notes.execute("insert into notes values (1, 'a')")
+    async with streaming(migrated) as stream:
+        copy = Copy()
+        with monkeypatch.context() as held:
+            held.setattr(stream._replays, "release", lambda member: None)
+            await begun(stream, copy)
+            await copy.until(lambda: copy.complete == 1)
+        member = stream._replays.get(copy.subscriber)
+        assert member is not None
+        copy.rows.clear()
+        stream._replays.forget(copy.subscriber)
+        stream._joining.miss(member, "history")
+        refreshed = await stream.subscribe(copy.subscriber, member.bindings, SERVICE)
+        assert (refreshed.ok, [gap.position for gap in copy.gaps]) == (True, [refreshed.position])
+        await notes.execute("insert into notes values (2, 'a')")
+        await copy.until(lambda: 2 in copy.rows)
+        assert (copy.complete, copy.events) == (2, ["snapshot", "snapshot", "postgres_changes"])
+
+
 async def test_a_live_gap_ends_a_channel_with_a_snapshot_so_that_it_takes_another(
     migrated: str, notes: asyncpg.Connection
 ) -> None:

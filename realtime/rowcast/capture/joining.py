@@ -75,13 +75,16 @@ class Joining:
         self._acceptance, self._live, self._replays, self._review = acceptance, live, replays, review
         self._beginnings = beginnings
         self._catch_up, self._read_once, self._look = catch_up, read_once, look
-        self._works: set[asyncio.Task[None]] = set()
+        self._works: dict[Subscriber, asyncio.Task[None]] = {}
 
     async def subscribe(
         self, subscriber: Subscriber, bindings: Sequence[Binding], claims: Claims, resume: str | None
     ) -> Subscribed:
         """Attach a subscriber, and return when a write made from now on is certain to be delivered."""
         asked = await self._accept(subscriber, bindings, claims)
+        if (work := self._works.get(subscriber)) is not None:
+            # It begins anew at this moment, which is no reason to begin twice.
+            await asyncio.wait({work})
         if subscriber.gone:
             return Subscribed(tuple(asked.refused), ok=False, position=None)
         if (member := self._replays.get(subscriber)) is not None:
@@ -126,7 +129,8 @@ class Joining:
             return asked.subscribed(None)
         member.accepted = asked.accepted
         await self._replays.attach(member, asked.good, asked.subject, asked.ready, judged=asked.judged)
-        return asked.subscribed(None)
+        open_ = member.subscriber.transaction
+        return asked.subscribed(self._replays.where(member) if open_ is None else open_.before)
 
     async def _attach(self, asked: _Asked, gap: Gap | None) -> Subscribed:
         """Let a subscriber hear the present."""
@@ -184,14 +188,15 @@ class Joining:
     def miss(self, member: Member, reason: str) -> None:
         """A member cannot go on from where it stands: it begins anew, and is told."""
         # Of no position either, before it knows of the gap.
-        member.subscriber.behind = True
+        subscriber = member.subscriber
+        subscriber.behind, subscriber.transaction = True, None
         work = asyncio.ensure_future(self._begin_anew(member, Gap(reason, member.place.encode())))
-        self._works.add(work)
-        work.add_done_callback(self._works.discard)
+        self._works[subscriber] = work
+        work.add_done_callback(lambda _: self._works.pop(subscriber, None))
 
     def end(self) -> None:
         """Give up what is under way."""
-        for work in self._works:
+        for work in list(self._works.values()):
             work.cancel()
         self._beginnings.end()
 

@@ -87,6 +87,11 @@ class Replays:
         """Bring a member on that was held, unless it is gone."""
         self._put(member)
 
+    def where(self, member: Member) -> str:
+        """The position up to which a member was sent everything."""
+        here = None if member.at is None else member.at.here_of(member.subscriber)
+        return (here or member.place).encode()
+
     async def attach(
         self,
         member: Member,
