@@ -13,7 +13,7 @@ from rowcast.hub.lanes import Lane
 from rowcast.hub.rooms import Rooms
 from rowcast.hub.topics import Member, Topics
 from rowcast.protocol.broadcasts import event_broadcast
-from rowcast.protocol.frames import payload_of
+from rowcast.protocol.frames import payload_of, text_frame
 from rowcast.protocol.messages import Version
 from support.synced import Client
 
@@ -131,6 +131,22 @@ async def test_who_joins_in_the_midst_of_changes_is_told_each_of_them_once() -> 
     (state, known), (_, diff) = socket.heard()
     assert (state, known["ann"]["metas"][0]["n"]) == ("presence_state", 1)
     assert names(diff) == ({"ann": [2]}, {"ann": [1]})
+
+
+async def test_a_state_larger_than_a_lane_follows_the_reply_and_is_followed() -> None:
+    place = Place()
+    ann, _ = place.join("ann")
+    place.rooms.track(ann, b'{"n":"%s"}' % (b"x" * 1000))
+    await turn()
+    socket = Socket()
+    lane = Lane(socket, 500)
+    late = Member("realtime:room", False, Version.V2, lane, key="late")
+    place.topics.enter(late)
+    lane.push(text_frame(b"{}"))
+    place.rooms.tell(late, "1")
+    lane.push(text_frame(b"{}"))
+    await turn()
+    assert [len(frame) > 500 for frame in socket.frames] == [False, True, False]
 
 
 async def test_public_and_private_rooms_and_those_who_may_not_see_are_apart() -> None:

@@ -53,7 +53,14 @@ class Rooms:
             if room.state is None:
                 room.state = encode_state(room.roster.present().values())
             state = room.state
-        member.lane.push(state_frame(member.topic, state, member.version, join_ref))
+        frame = state_frame(member.topic, state, member.version, join_ref)
+        if member.lane.queued + len(frame) <= member.lane.limit:
+            member.lane.push(frame)
+            return
+        # One that is larger than the lane may go alone: without the reply before it, or what follows.
+        member.lane.flush()
+        member.lane.push(frame)
+        member.lane.flush()
 
     def track(self, member: Member, payload: bytes) -> None:
         """Let a member show itself. ``payload`` is as ``protocol.presence.tracked`` makes it."""
