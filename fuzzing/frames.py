@@ -8,7 +8,15 @@ from typing import Any, Final
 
 import msgspec
 
+from rowcast.protocol.broadcasts import (
+    Broadcast,
+    UserBroadcast,
+    encode_broadcast,
+    is_json,
+    text_broadcast,
+)
 from rowcast.protocol.codec import decode_binary, decode_text, encode
+from rowcast.protocol.frames import payload_of
 from rowcast.protocol.messages import ClientMessage, MalformedMessage, Ref, ServerMessage, Version, reply
 
 _MAX_REF: Final = 255
@@ -24,6 +32,8 @@ def fuzz_frames(data: bytes) -> None:
     except MalformedMessage:
         return
     check_message(message)
+    if message.event == "broadcast":
+        _check_broadcast(message)
     for answered in _VERSIONS:
         answer = reply(message.topic, message.ref, message.join_ref, "ok", {"event": message.event})
         check_encoded(answer, encode(answer, answered), answered)
@@ -35,6 +45,28 @@ def check_message(message: ClientMessage) -> None:
     assert isinstance(message.event, str)
     for ref in (message.ref, message.join_ref):
         assert _is_ref(ref)
+
+
+def _check_broadcast(message: ClientMessage) -> None:
+    """That what is sent on is JSON for every client, or the bytes that came."""
+    broadcast: Broadcast
+    if isinstance(message.payload, UserBroadcast):
+        broadcast = message.payload
+        if not broadcast.raw and not is_json(broadcast.payload):
+            return
+    else:
+        broadcast = text_broadcast(message.payload)
+    for version in _VERSIONS:
+        frame = encode_broadcast(message.topic, broadcast, version)
+        if frame is None:
+            assert isinstance(broadcast, UserBroadcast)
+            assert broadcast.raw
+            continue
+        text, data = payload_of(frame)
+        if text:
+            msgspec.json.decode(data.decode())
+        else:
+            assert data.endswith(broadcast.payload)
 
 
 def check_encoded(message: ServerMessage, frame: bytes, version: Version) -> None:

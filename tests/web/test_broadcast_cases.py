@@ -5,13 +5,16 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+import uvicorn
+from websockets.asyncio.client import connect
 
 from rowcast.model.allowed import Allowed, ChannelUnavailable
 from rowcast.model.rates import STEP_SECONDS
 from rowcast.protocol.messages import Version
+from rowcast.serving.server import bound_port
 from rowcast.session.admission import Limits
 from support.frames import Client, both, opened, stop_clock
-from support.serving import Door, Running, running
+from support.serving import Door, Running, running, serving
 from support.tokens import make_token
 
 pytestmark = pytest.mark.anyio
@@ -268,3 +271,14 @@ async def test_fifty_broadcasts_to_oneself_all_come_in_order(version: Version) -
             await ping(client, payload={"event": "e", "payload": {"n": number}, "type": "broadcast"})
         for number in range(50):
             await client.hears_broadcast(TOPIC, {"event": "e", "payload": {"n": number}, "type": "broadcast"})
+
+
+async def test_bytes_pass_under_the_server_of_others_too() -> None:
+    async with running() as server:
+        plain = uvicorn.Server(uvicorn.Config(server.app, port=0, log_config=None, lifespan="off"))
+        async with serving(plain), connect(f"ws://127.0.0.1:{bound_port(plain)}{server.path}") as connection:
+            client = Client(connection, Version.V2)
+            await client.join(TOPIC, config(echo=True, ack=True))
+            await client.push(b"\x00\xff", topic=TOPIC, raw=True)
+            await client.hears_bytes(b"\x00\xff", topic=TOPIC, raw=True)
+            await client.hears_reply(TOPIC, {}, "2")
