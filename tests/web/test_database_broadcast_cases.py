@@ -173,12 +173,13 @@ async def _last(sender: asyncpg.Connection) -> dict[str, Any]:
     }
 
 
-async def test_nothing_is_heard_before_its_commit_nor_after_a_rollback(
+async def test_nothing_is_heard_on_any_node_before_its_commit_nor_after_a_rollback(
     todos: str, serve: Serve, sender: asyncpg.Connection
 ) -> None:
-    server = await serve(todos)
+    server, another = await serve(todos), await serve(todos)
     other = await asyncpg.connect(todos)
-    async with listening(server) as listeners:
+    async with listening(server) as here, listening(another) as there:
+        listeners = [*here, *there]
         for one in listeners:
             await one.join(replication_ready=True)
             await one.client.hears(TOPIC, "system", READY, None)
