@@ -75,7 +75,7 @@ class Allowances(BaseSettings):
         ge=1,
         validation_alias=one_of("ROWCAST_MAX_EVENTS_PER_SECOND", "TENANT_MAX_EVENTS_PER_SECOND"),
         description="How many broadcasts a socket may send per second, as the average of the last minute, "
-        "and how many all requests to the REST API together.",
+        "and how many whoever a token stands for by the REST API.",
     )
     max_payload: Size = Field(
         3_000_500,

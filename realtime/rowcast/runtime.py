@@ -29,7 +29,7 @@ from rowcast.hub.rooms import Rooms
 from rowcast.hub.subscriptions import Subscriptions
 from rowcast.hub.topics import Topics
 from rowcast.model.health import Health
-from rowcast.model.rates import RateWindow
+from rowcast.model.rates import Rates, RateWindow
 from rowcast.model.seats import Seats
 from rowcast.model.stopping import Stopping
 from rowcast.serving.server import listen, make_server
@@ -130,7 +130,7 @@ async def running(settings: Settings, *, wait: bool = True) -> AsyncIterator[Run
         handshake_delay=settings.handshake_delay,
         faults=lambda: {**(opening.faults() or stream.faults()), **({} if jwks is None else jwks.faults())},
         degraded=opening.degraded,
-        requests=RateWindow(settings.max_events_per_second),
+        requests=Rates(settings.max_events_per_second),
         body_limit=settings.max_body,
         joins=RateWindow(settings.max_joins_per_second),
         seats=Seats(settings.max_connections),

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rowcast.model.rates import STEP_SECONDS, STEPS, RateWindow
+from rowcast.model.rates import STEP_SECONDS, STEPS, Rates, RateWindow
 
 
 def taken(window: RateWindow, times: int, now: float) -> int:
@@ -64,3 +64,17 @@ def test_many_at_once_are_counted_and_told_as_an_average() -> None:
     assert window.average(STEP_SECONDS) == 10
     assert window.reached(STEP_SECONDS)
     assert window.average(STEP_SECONDS * STEPS) == 0
+
+
+def test_each_who_sends_has_a_window_which_is_forgotten_when_it_is_idle_and_there_are_many() -> None:
+    rates = Rates(2)
+    assert taken(rates.of("one", 0.0), 100, 0.0) == 10
+    assert taken(rates.of("another", 0.0), 100, 0.0) == 10
+    assert rates.of("one", 1.0).reached(1.0)
+    for number in range(5000):
+        rates.of(number, 1.0).take(1.0)
+    assert len(rates._windows) == 5002
+    later = STEP_SECONDS * STEPS + 1
+    for number in range(5000, 15_000):
+        rates.of(number, later)
+    assert len(rates._windows) < 6000

@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from rowcast.model.allowed import Allowed
-from rowcast.model.rates import RateWindow
+from rowcast.model.rates import Rates
 from rowcast.protocol.messages import Version
 from support.frames import Client, opened
 from support.serving import Door, Running
@@ -43,7 +43,7 @@ async def listening(site: Running, topic: str = "realtime:web", **config: Any) -
 def limit(site: Running, per_second: float) -> None:
     """Let requests send only so much."""
     services = site.app.state.services
-    site.app.state.services = dataclasses.replace(services, requests=RateWindow(per_second))
+    site.app.state.services = dataclasses.replace(services, requests=Rates(per_second))
 
 
 def door(site: Running, writable: Allowed) -> Door:

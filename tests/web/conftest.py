@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from rowcast.model.rates import RateWindow
+from rowcast.model.rates import Rates
 from rowcast.session.admission import Limits
 from support.serving import Door, Running, running
 
@@ -21,6 +21,6 @@ async def shared() -> AsyncIterator[Running]:
 def site(shared: Running) -> Iterator[Running]:
     """The server as it was: what a test changes of its parts is for that test."""
     services = shared.app.state.services
-    shared.app.state.services = dataclasses.replace(services, requests=RateWindow(100), channels=Door())
+    shared.app.state.services = dataclasses.replace(services, requests=Rates(100), channels=Door())
     yield shared
     shared.app.state.services = services

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from rowcast.model.allowed import Allowed, ChannelUnavailable
+from rowcast.model.claims import Claims
 from rowcast.model.rates import STEP_SECONDS
 from support.rest import (
     BATCH,
@@ -183,7 +184,7 @@ async def test_too_many_messages_are_refused_until_there_were_fewer(site: Runnin
     limit(site, 2)
     clock = [1_000_000.0]
     services = dataclasses.replace(
-        site.app.state.services, clock=lambda: clock[0], verify=lambda token, now: None
+        site.app.state.services, clock=lambda: clock[0], verify=lambda token, now: Claims(token, now + 60, {})
     )
     site.app.state.services = services
     async with api(site) as client:
@@ -202,8 +203,18 @@ async def test_too_many_messages_are_refused_until_there_were_fewer(site: Runnin
             answer = await client.post(path, json={"messages": [message()]})
             assert (answer.status_code, answer.json()) == (429, {"message": "Too many requests"})
             assert answer.headers["x-rate-rolling"] == "2.00"
+        # Who sends too much takes nothing from anybody else.
+        another = {"apikey": make_token("service_role")}
+        assert (await client.post(SINGLE, json={}, headers=another)).status_code == 202
         clock[0] += STEP_SECONDS
         assert (await client.post(BATCH, json={"messages": [message()]})).status_code == 202
+
+
+async def test_a_refused_body_counts_as_a_message(site: Running) -> None:
+    limit(site, 1)
+    async with api(site) as client:
+        found = [(await client.post(BATCH, json={"messages": 1})).status_code for _ in range(6)]
+        assert found == [422] * 5 + [429]
 
 
 async def test_ten_thousand_messages_at_once_are_one_refusal(site: Running) -> None:

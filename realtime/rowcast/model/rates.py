@@ -1,9 +1,12 @@
 """How often something happens, and whether that is too often. No clock here: ``now`` is an argument."""
 
 from collections import deque
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import Final
 
+#: From so many windows on, idle ones are forgotten.
+_MANY: Final = 1000
 #: The average is over so many steps, of so many seconds each.
 STEPS: Final = 12
 STEP_SECONDS: Final = 5.0
@@ -55,3 +58,25 @@ class RateWindow:
             return
         self._counts.extend([0] * min(step - self._step, STEPS))
         self._step = step
+
+
+class Rates:
+    """A window for each who sends, with the same limit: nobody takes what is another's.
+
+    Whoever sent nothing for a minute is forgotten once there are many.
+    """
+
+    def __init__(self, limit: float) -> None:
+        self.limit = limit
+        self._windows: dict[Hashable, RateWindow] = {}
+        self._many = _MANY
+
+    def of(self, who: Hashable, now: float) -> RateWindow:
+        """The window of somebody, at ``now`` (seconds)."""
+        if who not in self._windows:
+            if len(self._windows) >= self._many:
+                self._windows = {key: one for key, one in self._windows.items() if one.average(now)}
+                # Not again with each who comes.
+                self._many = max(_MANY, 2 * len(self._windows))
+            self._windows[who] = RateWindow(self.limit)
+        return self._windows[who]

@@ -15,12 +15,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from rowcast.model.allowed import ChannelRequest, ChannelUnavailable
-from rowcast.model.claims import Claims
 from rowcast.protocol.batches import BLANK, TOO_LARGE, BatchError, messages_of, parse_batch
 from rowcast.protocol.broadcasts import MAX_PART, UserBroadcast, fits_binary
 from rowcast.session.channel import PREFIX
-from rowcast.web.requests import BYTES, JSON, Refused, answer, body_of, check_rate, decoded, media_type
-from rowcast.web.services import Services
+from rowcast.web.requests import BYTES, JSON, Refused, Sender, answer, body_of, decoded, media_type
 
 _PATH: Final = "/api/broadcast"
 _EXCEEDED: Final = "You have exceeded your rate limit"
@@ -49,22 +47,22 @@ async def broadcast(request: Request) -> Response:
     return Response("Not Found", 404, media_type="text/plain")
 
 
-async def _batch(request: Request, services: Services, claims: Claims) -> Response:
-    media_type(request, JSON)
-    body = decoded(await body_of(request, services.body_limit))
-    check_rate(services, _EXCEEDED)
+async def _batch(sender: Sender) -> Response:
+    services = sender.services
+    media_type(sender.request, JSON)
+    body = decoded(await body_of(sender.request, services.body_limit))
+    sender.check_rate(_EXCEEDED)
     try:
         messages = messages_of(body)
-        now = services.clock()
-        if services.requests.average(now) + len(messages) > services.requests.limit:
+        if sender.rate.average(sender.now) + len(messages) > sender.rate.limit:
             raise Refused(429, {"message": _TOO_MANY})
         batch = parse_batch(messages, services.limits.payload_size)
     except BatchError as error:
         raise Refused(422, {"errors": error.errors}) from None
-    services.requests.count(now, len(batch))
+    sender.rate.count(sender.now, len(batch))
     writable: dict[str, bool] = {}
     for name in dict.fromkeys(message.name for message in batch if message.private):
-        writable[name] = await _may_write(request, services, claims, name)
+        writable[name] = await _may_write(sender, name)
     for message in batch:
         # As with Supabase, nobody is told of those that may not be sent.
         if not message.private or writable[message.name]:
@@ -72,11 +70,12 @@ async def _batch(request: Request, services: Services, claims: Claims) -> Respon
     return Response(status_code=202)
 
 
-async def _single(request: Request, services: Services, claims: Claims) -> Response:
+async def _single(sender: Sender) -> Response:
+    request, services = sender.request, sender.services
     raw = media_type(request, JSON, BYTES) == BYTES
     name, _, event = _parts(request)
     body = await body_of(request, services.body_limit)
-    check_rate(services, _EXCEEDED)
+    sender.check_rate(_EXCEEDED)
     if not raw and not isinstance(decoded(body), dict):
         body = b'{"_json":' + body + b"}"
     sent = UserBroadcast(event, body if raw or body else b"{}", raw)
@@ -87,18 +86,19 @@ async def _single(request: Request, services: Services, claims: Claims) -> Respo
         errors["event"] = [f"with its topic, must have at most {MAX_PART} bytes each to go with bytes"]
     if errors:
         raise Refused(422, {"errors": errors})
-    services.requests.count(services.clock(), 1)
+    sender.rate.count(sender.now, 1)
     private = request.query_params.get("private") == "true"
-    if private and not await _may_write(request, services, claims, name):
+    if private and not await _may_write(sender, name):
         raise Refused(403, {"message": "Unauthorized"})
     services.topics.publish(PREFIX + name, sent, private=private)
     return Response(status_code=202)
 
 
-async def _may_write(request: Request, services: Services, claims: Claims, name: str) -> bool:
-    headers = {key: value for key, value in request.headers.items() if key not in _SECRET}
+async def _may_write(sender: Sender, name: str) -> bool:
+    headers = {key: value for key, value in sender.request.headers.items() if key not in _SECRET}
+    asked = ChannelRequest(name, sender.claims, headers)
     try:
-        return (await services.channels.may_write(ChannelRequest(name, claims, headers))).broadcast
+        return (await sender.services.channels.may_write(asked)).broadcast
     except ChannelUnavailable as error:
         status, text = _UNAVAILABLE.get(error.code, (500, "Unable to authorize broadcast"))
         raise Refused(status, {"message": text}) from None

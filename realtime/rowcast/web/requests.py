@@ -4,6 +4,7 @@ import asyncio
 import re
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, Final
 
 import msgspec
@@ -12,12 +13,15 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
 from rowcast.model.claims import Claims, TokenError
+from rowcast.model.rates import RateWindow
 from rowcast.web.services import Services
 
 #: What the original calls its JSON.
 JSON_UTF8: Final = "application/json; charset=utf-8"
 JSON: Final = "application/json"
 BYTES: Final = "application/octet-stream"
+#: What a body may be refused with: to find that out is work.
+_COUNTED: Final = frozenset({400, 408, 413, 422})
 _BODY_SECONDS: Final = 30.0
 #: What supabase-js sends, and what traces are told by.
 _ALLOWED_HEADERS: Final = (
@@ -45,39 +49,55 @@ class Refused(Exception):
         self.status, self.body = status, body
 
 
-Handler = Callable[[Request, Services, Claims], Awaitable[Response]]
+@dataclass(frozen=True, slots=True)
+class Sender:
+    """A request whose token is good, and what whoever it stands for has sent by requests."""
+
+    request: Request
+    services: Services
+    claims: Claims
+    rate: RateWindow
+
+    @property
+    def now(self) -> float:
+        """Unix seconds."""
+        return self.services.clock()
+
+    def check_rate(self, text: str) -> None:
+        """Raise Refused while there are too many messages."""
+        if self.rate.reached(self.now):
+            raise Refused(429, {"message": text})
+
+
+Handler = Callable[[Sender], Awaitable[Response]]
 
 
 async def answer(request: Request, handler: Handler) -> Response:
     """Answer a request whose token is good and whose rate is not too high; or a preflight, without either."""
     if request.method == "OPTIONS":
         return Response(status_code=204, headers=_PREFLIGHT)
-    services: Services = request.app.state.services
     headers = {**_ANY_ORIGIN, "x-request-id": _request_id(request.headers.get("baggage", ""))}
+    sender: Sender | None = None
     try:
-        claims = _claims(request, services)
-        check_rate(services, "Too many requests")
-        response = await handler(request, services, claims)
+        sender = _sender(request)
+        sender.check_rate("Too many requests")
+        response = await handler(sender)
     except ClientDisconnect:
         return Response(status_code=400)
     except Refused as refused:
         response = JSONResponse(dict(refused.body), refused.status, media_type=JSON_UTF8)
+        if sender is not None and refused.status in _COUNTED:
+            sender.rate.count(sender.now, 1)
         if refused.status in (408, 413):
             # What is left of the body is not read.
             headers["Connection"] = "close"
-    if response.status_code != 401:
-        average, limit = services.requests.average(services.clock()), services.requests.limit
+    if sender is not None:
+        average, limit = sender.rate.average(sender.now), sender.rate.limit
         headers["x-rate-rolling"] = f"{average:.2f}"
         headers["x-rate-limit"] = f"{limit:g}"
         headers["x-rate-limit-remaining"] = f"{max(0.0, limit - average):.2f}"
     response.headers.update(headers)
     return response
-
-
-def check_rate(services: Services, text: str) -> None:
-    """Raise Refused while there are too many messages."""
-    if services.requests.reached(services.clock()):
-        raise Refused(429, {"message": text})
 
 
 def media_type(request: Request, *known: str) -> str:
@@ -115,17 +135,20 @@ def decoded(body: bytes) -> Any:
         raise Refused(400, {"message": "Bad Request: the body is no JSON"}) from None
 
 
-def _claims(request: Request, services: Services) -> Claims:
-    """What the token of a request says. Raises Refused."""
+def _sender(request: Request) -> Sender:
+    """Who a request is from, by its token. Raises Refused."""
+    services: Services = request.app.state.services
     authorization = request.headers.get("authorization")
     token = request.headers.get("apikey", "")
     if authorization is not None:
         scheme, _, token = authorization.partition(" ")
         token = token if scheme.lower() == "bearer" else ""
     try:
-        return services.verify(token, services.clock())
+        claims = services.verify(token, services.clock())
     except TokenError:
         raise Refused(401, {"message": "Unauthorized"}) from None
+    who = claims.role, str(claims.raw.get("sub", ""))
+    return Sender(request, services, claims, services.requests.of(who, services.clock()))
 
 
 def _request_id(baggage: str) -> str:

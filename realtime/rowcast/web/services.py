@@ -11,7 +11,7 @@ from rowcast.hub.topics import Topics
 from rowcast.model.allowed import Allowed, ChannelRequest
 from rowcast.model.health import Health
 from rowcast.model.message import Message
-from rowcast.model.rates import RateWindow
+from rowcast.model.rates import Rates, RateWindow
 from rowcast.model.seats import Seats
 from rowcast.model.stopping import Stopping
 from rowcast.protocol.join import Replay
@@ -39,8 +39,8 @@ class Services:
     ``degraded`` what works worse than it might.
 
     ``lane_limit`` and ``body_limit`` (of a request) in bytes, ``handshake_delay`` (of a refused handshake) in
-    seconds; ``joins`` is how often all clients together may join, ``requests`` how often all requests may
-    send a broadcast, ``seats`` how many clients may have channels; ``clock`` is Unix time. A
+    seconds; ``joins`` is how often all clients together may join, ``requests`` how much whoever a token
+    stands for may send by requests, ``seats`` how many clients may have channels; ``clock`` is Unix time. A
     channel waits ``ready_seconds`` for messages of the database to be certain.
     """
 
@@ -54,7 +54,7 @@ class Services:
     faults: Callable[[], Mapping[str, str]]
     degraded: Callable[[], Mapping[str, str]] = dict
     rooms: Rooms = field(default_factory=lambda: Rooms(Topics()))
-    requests: RateWindow = field(default_factory=lambda: RateWindow(100))
+    requests: Rates = field(default_factory=lambda: Rates(100))
     body_limit: int = 8_000_000
     joins: RateWindow = field(default_factory=lambda: RateWindow(100))
     seats: Seats = field(default_factory=Seats)
