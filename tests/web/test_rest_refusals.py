@@ -23,7 +23,7 @@ from support.rest import (
     listening,
     message,
 )
-from support.serving import Running
+from support.serving import PATIENCE, Running
 from support.tokens import make_token
 
 pytestmark = pytest.mark.anyio
@@ -231,6 +231,19 @@ async def test_other_paths_are_not_there(site: Running, path: str) -> None:
     async with api(site) as client:
         assert (await client.post(path, json={})).status_code == 404
         assert (await client.get(BATCH)).status_code == 405
+
+
+async def test_a_body_that_does_not_come_is_not_waited_for(
+    site: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rowcast.web.requests._BODY_SECONDS", 0.01)
+    reader, writer = await asyncio.open_connection("127.0.0.1", site.port)
+    head = f"POST {BATCH} HTTP/1.1\r\nHost: x\r\napikey: {make_token()}\r\nContent-Length: 100\r\n\r\n{{"
+    writer.write(head.encode())
+    said = await asyncio.wait_for(reader.read(), PATIENCE)
+    assert said.startswith(b"HTTP/1.1 408 ")
+    assert b"Request Timeout" in said
+    writer.close()
 
 
 async def test_a_client_that_goes_away_within_its_body_does_no_harm(site: Running) -> None:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import msgspec
-import structlog
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
@@ -37,8 +36,6 @@ _PREFLIGHT: Final = {
 }
 _REQUEST_ID: Final = "request-id"
 _IDENTIFIER: Final = re.compile("[ -~]{10,200}")
-
-log = structlog.get_logger("rowcast.web")
 
 
 class Refused(Exception):
