@@ -25,6 +25,7 @@ from rowcast.protocol.frames import payload_of
 from rowcast.protocol.messages import Version
 from support import databases
 from support.streams import SERVICE, Kept, streaming
+from support.waiting import until_well
 
 pytestmark = pytest.mark.anyio
 
@@ -192,6 +193,7 @@ async def test_the_trigger_is_made_again_on_another_table_and_said_to_be_missing
             await sentry.look(capturing)
     assert [log["event"] for log in logs] == ["messages_not_captured"]
     assert not sentry.standing.is_set()
+    assert sentry.fault == 'the trigger "!rowcast_message" of realtime.messages is disabled'
     await capturing.execute("drop table realtime.messages")
     await sentry.look(capturing)
     assert not sentry.standing.is_set()
@@ -343,3 +345,17 @@ async def test_a_message_that_is_too_large_is_dropped_and_the_next_one_is_not(mi
             await ear.until(lambda: bool(ear.heard))
             assert ear.said() == [(1, 2)]
     assert [log["event"] for log in logs if log["log_level"] == "warning"] == ["message_too_large"]
+
+
+async def test_where_the_trigger_does_not_stand_it_is_told_and_nothing_is_certain_until_it_does(
+    migrated: str,
+) -> None:
+    databases.execute(migrated, 'alter table realtime.messages disable trigger "!rowcast_message"')
+    async with streaming(migrated) as stream:
+        await until_well(lambda: not stream.degraded())
+        assert list(stream.degraded()) == ["messages"]
+        ready = asyncio.create_task(stream.ready())
+        databases.execute(migrated, 'alter table realtime.messages enable trigger "!rowcast_message"')
+        async with asyncio.timeout(30):
+            await ready
+        assert stream.degraded() == {}

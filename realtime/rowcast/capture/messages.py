@@ -44,7 +44,8 @@ class Sentry:
 
     def __init__(self) -> None:
         self.standing = asyncio.Event()
-        self._fault: str | None = None
+        #: Why messages are not captured; None where they are, or before the first look.
+        self.fault: str | None = None
 
     async def look(self, connection: asyncpg.Connection) -> bool:
         """Make the trigger where it is missing and may be made. Whether there is no more to do for now."""
@@ -60,9 +61,9 @@ class Sentry:
             if connection.is_closed():
                 raise
             fault = str(error)
-        if fault is not None and fault != self._fault:
+        if fault is not None and fault != self.fault:
             log.warning("messages_not_captured", reason=fault)
-        self._fault = fault
+        self.fault = fault
         if fault is None:
             self.standing.set()
         else:

@@ -154,6 +154,11 @@ class Stream:
         """What keeps the stream from delivering, by part; empty when all is well."""
         return self._parts.faults()
 
+    def degraded(self) -> dict[str, str]:
+        """What works worse than it might, and why."""
+        fault = self._messages.fault
+        return {} if fault is None else {"messages": fault}
+
     async def subscribe(
         self, subscriber: Subscriber, bindings: Sequence[Binding], claims: Claims, resume: str | None = None
     ) -> Subscribed:
