@@ -14,7 +14,9 @@ from structlog.testing import capture_logs
 
 from capture.conftest import Reading
 from rowcast.capture.messages import Sentry, message_of
+from rowcast.capture.stored import Stored
 from rowcast.capture.stream import Stream
+from rowcast.db.pool import create_pool
 from rowcast.hub.feed import Subscriber
 from rowcast.hub.lanes import Lane
 from rowcast.hub.messages import Messages
@@ -22,8 +24,10 @@ from rowcast.hub.topics import Member, Topics
 from rowcast.model.binding import parse_binding
 from rowcast.model.message import Message
 from rowcast.protocol.frames import payload_of
+from rowcast.protocol.join import Replay
 from rowcast.protocol.messages import Version
 from support import databases
+from support.pgbouncer import pgbouncer
 from support.streams import SERVICE, Kept, streaming
 from support.waiting import until_well
 
@@ -359,3 +363,27 @@ async def test_where_the_trigger_does_not_stand_it_is_told_and_nothing_is_certai
         async with asyncio.timeout(30):
             await ready
         assert stream.degraded() == {}
+
+
+async def test_behind_a_pooler_of_transactions_messages_are_heard_and_replayed(migrated: str) -> None:
+    databases.execute(migrated, NOTES)
+    topics = Topics()
+    with pgbouncer(migrated) as pooler:
+        publish = Messages(topics, "realtime:", 1000).publish
+        async with (
+            streaming(pooler.address, pooled=True, tell=publish) as stream,
+            listening(migrated, topics, stream) as ear,
+        ):
+            sender = await asyncpg.connect(pooler.address, statement_cache_size=0)
+            await sender.execute(
+                "insert into notes values (1, 7); select realtime.send('{\"tx\": 7, \"n\": 2}', 'e', 't')"
+            )
+            await sender.close()
+            await ear.until(lambda: len(ear.heard) == 2)
+            assert ear.said() == [(7, 1), (7, 2)]
+        pool = await create_pool(pooler.address, 1)
+        (message,) = await Stored(pool, 1000).newest("t", Replay(1, 25))
+        assert (message.event, json.loads(message.payload)["n"]) == ("e", 2)
+        # Together no larger than that.
+        assert await Stored(pool, 10).newest("t", Replay(1, 25)) == []
+        pool.terminate()
