@@ -15,7 +15,7 @@ from chaos.faults import ALONE, FAULTS
 from chaos.run import Outcome, Plan, Run
 from support.standbys import can_copy
 
-_LINES = 40
+_LINES = 120
 
 
 def main() -> int:

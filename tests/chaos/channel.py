@@ -164,7 +164,8 @@ class Channel:
         if grouped != self.profile.group:
             self._fault(f"a message {event}, which it did not ask for")
         if not self.answered or self._snapshot:
-            self._fault("a change before the join was answered or its snapshot was complete")
+            awaits = f"snapshots {sorted(self._snapshot)}" if self.answered else "an answer"
+            self._fault(f"a change while it awaits {awaits}, after {len(self.stream.open.heard)} others")
         if self._asked is not None and not self.joined:
             self._fault("a change before it was told that it resumes")
         position = payload["position"] if grouped else payload["data"]["position"]

@@ -212,7 +212,13 @@ def test_a_refreshed_token_is_taken_or_ends_the_channel() -> None:
     (again,) = say(conversation, "access_token", {"access_token": "authenticated"})
     assert isinstance(again, Attach)
     assert (again.claims.role, again.attempt) == ("authenticated", 2)
-    assert conversation.attached(1, 1, (), True, "stale") == []
+    # What it hears under the first token comes after this is told.
+    ((_, _, event, payload),) = sent(conversation.attached(1, 1, ("of the first",), True, "p"))
+    assert (event, payload["status"], payload["position"]) == ("system", "ok", "p")
+    (last,) = say(conversation, "access_token", {"access_token": "service_role"})
+    assert isinstance(last, Attach)
+    assert conversation.attached(1, 2, (), True, "stale") == []
+    assert [event for _, _, event, _ in sent(conversation.attached(1, 3, (), True, "q"))] == ["system"]
     wants = say(conversation, "access_token", {"access_token": "bad"})
     assert [event for _, _, event, _ in sent(wants)] == ["system", "phx_close"]
     assert Detach(1) in wants

@@ -120,12 +120,16 @@ class Connection:
     def attached(
         self, key: int, attempt: int, refused: tuple[str, ...], ok: bool, position: str | None
     ) -> list[Want]:
-        """A subscription was made, or not. One that was overtaken is ignored."""
+        """A subscription was made, or not. One that was overtaken is told of only where none was before."""
         channel = self._by_key(key)
-        if channel is not None and ok:
-            channel.resume = None
-        if channel is None or channel.attempt != attempt:
+        if channel is None:
             return []
+        if ok:
+            channel.resume = None
+        if channel.attempt != attempt:
+            refused, told = (), channel.attached or channel.answer is not None
+            if told or not ok:
+                return []
         wants: list[Want] = []
         if channel.answer is not None:
             if refused:
