@@ -26,7 +26,7 @@ def test_an_entrys_own_id_does_not_replace_the_one_that_changes_carry() -> None:
     )
     entry = {"id": 5, "event": "*", "table": "todos"}
     payload = {"config": {"postgres_changes": [entry]}}
-    sent, attach = conversation.receive(ClientMessage("realtime:a", "phx_join", payload, "1", "1"), 0.0)
+    sent, attach, _ = conversation.receive(ClientMessage("realtime:a", "phx_join", payload, "1", "1"), 0.0)
     assert isinstance(sent, Send)
     assert isinstance(attach, Attach)
     (echo,) = sent.message.payload["response"]["postgres_changes"]
