@@ -19,7 +19,7 @@ ROOT = Path(__file__).parent.parent
 
 @pytest.mark.parametrize("readme", ["README.md", "sdk/README.md"])
 async def test_the_first_subscription_shows_a_change(server: Server, readme: str) -> None:
-    (program,) = re.findall(r"```python\n(.*?)```", (ROOT / readme).read_text(), re.DOTALL)
+    program, *_ = re.findall(r"```python\n(.*?)```", (ROOT / readme).read_text(), re.DOTALL)
     assert len([line for line in program.splitlines() if line.strip()]) <= 12
     program = program.replace("http://localhost:4000", server.url).replace("YOUR_ANON_KEY", server.token())
     process = await asyncio.create_subprocess_exec(

@@ -90,7 +90,7 @@ async def test_a_channel_resumes_from_every_position_that_it_was_given(
             assert (kept.gaps, kept.losses) == ([], 0)
 
 
-@settings(max_examples=3, deadline=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
+@settings(max_examples=2, deadline=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
 @given(seed=st.integers(0, 100_000), size=st.sampled_from([3, 40, 1000]))
 async def test_clients_that_break_off_anywhere_and_go_on_anywhere_hear_all_once_and_in_order(
     postgres: str, migrated_template: str, database_names: Iterator[str], seed: int, size: int

@@ -128,7 +128,7 @@ async def test_no_text_of_an_error_reaches_the_subscriber(admin: asyncpg.Connect
 async def test_a_policy_that_takes_for_ever_is_ended_and_its_place_given_to_others(
     admin: asyncpg.Connection, migrated: str
 ) -> None:
-    source = snapshots(migrated, seconds=0.3, most=1)
+    source = snapshots(migrated, seconds=2.0, most=1)
     await _trick(admin, "perform pg_sleep(600)")
     found, faults = await batches(source, admin, ADA, asked("other"), asked("notes"))
     assert "ROWCAST_SNAPSHOT_TIMEOUT" in faults[1]

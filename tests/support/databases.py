@@ -20,7 +20,17 @@ def address_of(admin: str, name: str) -> str:
 
 def create(admin: str, name: str, template: str = "template1") -> str:
     """Make database ``name`` as a copy of ``template``; its address."""
-    execute(admin, f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
+
+    async def run() -> None:
+        connection = await asyncpg.connect(admin, timeout=_TIMEOUT, command_timeout=_TIMEOUT)
+        try:
+            # A tenth of the time of the other way, where nothing is flushed. PostgreSQL 14 knows no other.
+            strategy = " STRATEGY FILE_COPY" if connection.get_server_version() >= (15,) else ""
+            await connection.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}"{strategy}')
+        finally:
+            await connection.close()
+
+    run_apart(run())
     return address_of(admin, name)
 
 
