@@ -203,20 +203,21 @@ async def while_alive(connection: asyncpg.Connection, work: Coroutine[Any, Any, 
     Raises ConnectionResetError as soon as it is lost: a statement that is sent at that very moment may never
     be answered.
     """
-    lost = asyncio.Event()
+    task = asyncio.current_task()
+    assert task is not None
+    lost = False
 
     def tell(_: object) -> None:
-        lost.set()
+        nonlocal lost
+        lost = True
+        task.cancel()
 
     connection.add_termination_listener(tell)
-    working, losing = asyncio.ensure_future(work), asyncio.ensure_future(lost.wait())
     try:
-        await asyncio.wait({working, losing}, return_when=asyncio.FIRST_COMPLETED)
-        if not working.done():
-            raise ConnectionResetError("the connection was lost")
-        return working.result()
+        return await work
+    except asyncio.CancelledError:
+        if not lost or task.uncancel():
+            raise
+        raise ConnectionResetError("the connection was lost") from None
     finally:
-        losing.cancel()
-        working.cancel()
-        await asyncio.gather(working, losing, return_exceptions=True)
         connection.remove_termination_listener(tell)
