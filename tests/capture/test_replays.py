@@ -227,6 +227,21 @@ async def test_a_replay_that_fails_ends_its_channels_and_no_others(
         assert (ids(late.changes), first.losses) == ([2], 0)
 
 
+async def test_a_channel_whose_only_filter_is_switched_off_resumes_no_longer(
+    migrated: str, notes: asyncpg.Connection
+) -> None:
+    async with streaming(migrated, filter_timeout=0.3) as stream:
+        first = await subscribed(stream, "notes")
+        await notes.execute("insert into notes values (1, 'a', 'x'), (2, 'a', repeat('ab', 400))")
+        await first.until(lambda: len(first.changes) == 2)
+        explodes = r"body=match.^((.*)(.*))(\2\3|\3\2)+b?\1\3\3\3$"
+        late = await subscribed(stream, "notes", explodes, resume=first.changes[0]["position"])
+        await late.until(lambda: len(late.told) == 1)
+        assert "body (match)" in late.told[0][1]
+        await arrived(stream)
+        assert not late.subscriber.behind
+
+
 @pytest.mark.parametrize("kind", ["unreadable", "history", "future", "retention"])
 async def test_a_position_that_cannot_be_resumed_from_is_a_gap_and_the_channel_hears_the_present(
     migrated: str, notes: asyncpg.Connection, kind: str

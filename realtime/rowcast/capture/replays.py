@@ -290,6 +290,9 @@ class Replays:
         heard = delivery.audiences.hears(member.subscriber)
         member.at = None
         if heard is None or place is None:
+            # It is gone, or nothing is left that it hears.
+            if self._members.get(member.subscriber) is member:
+                self.forget(member.subscriber)
             return
         member.bindings, member.subject, member.ready = heard
         member.judged = member.subscriber in delivery.audiences.asking
@@ -303,7 +306,7 @@ class Replays:
         await asyncio.sleep(0)
         full = {one.subscriber.lane for one in group.members.values() if _is_full(one.subscriber.lane)}
         if full:
-            waits = [asyncio.ensure_future(lane.drained(_LOW)) for lane in full]
+            waits = [asyncio.ensure_future(lane.drained(_low(lane))) for lane in full]
             try:
                 await asyncio.wait(waits, timeout=_WAIT_SECONDS)
             finally:
@@ -324,12 +327,14 @@ class Replays:
     def _park(self, member: Member) -> None:
         """It does not read as fast as it is sent to: it goes on alone when it has read, or is cut."""
 
+        lane = member.subscriber.lane
+
         async def wait() -> None:
             try:
                 async with asyncio.timeout(_STALL_SECONDS):
-                    await member.subscriber.lane.drained(_LOW)
+                    await lane.drained(_low(lane))
             except TimeoutError:
-                member.subscriber.lane.cut()
+                lane.cut()
             self._put(member)
 
         parked = asyncio.ensure_future(wait())
@@ -356,6 +361,10 @@ async def _end_of_leg(connection: asyncpg.Connection, base: Snapshot, present: S
         return present
     mark = Snapshot.parse(text)
     return mark if mark.covers(base) and present.covers(mark) else present
+
+
+def _low(lane: Lane) -> int:
+    return min(_LOW, lane.limit // 16)
 
 
 def _is_full(lane: Lane) -> bool:
