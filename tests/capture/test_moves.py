@@ -2,11 +2,13 @@
 
 import asyncio
 import contextlib
-from typing import NoReturn
+from typing import Any, NoReturn
 
+import asyncpg
 import pytest
 
 from rowcast.auth.visibility import Visibility
+from rowcast.capture import questions
 from rowcast.capture.audiences import Audiences
 from rowcast.capture.costs import Costs
 from rowcast.capture.judging import Judging
@@ -18,9 +20,17 @@ from rowcast.model.binding import parse_binding
 from rowcast.model.claims import Subject
 from rowcast.model.position import Position, Snapshot
 from support.fanout import Listening
+from support.streams import streaming, subscribed
+from support.waiting import until
 
 pytestmark = pytest.mark.anyio
 
+NOTES = """
+create table notes (id int primary key, body text);
+create table others (id int primary key, body text);
+grant select on notes, others to service_role;
+alter publication supabase_realtime add table notes, others;
+"""
 HERE = Position(b"\0" * 6, Snapshot(5, ()))
 
 
@@ -54,3 +64,42 @@ async def test_a_channel_is_told_no_position_within_a_transaction_that_it_was_no
     await asyncio.sleep(0)
     moves.finish()
     assert await attached == (HERE.encode() if open_ is None else "before")
+
+
+async def test_who_comes_to_ask_while_changes_wait_is_sent_what_comes_after_its_position_and_no_other(
+    migrated: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connection = await asyncpg.connect(migrated)
+    await connection.execute(NOTES)
+    async with streaming(migrated) as stream:
+        await subscribed(stream, "notes", "body=like.a%")
+        go, answered = asyncio.Event(), questions.Questions._answered
+
+        async def later(self: questions.Questions, *more: Any) -> Any:
+            await go.wait()
+            return await answered(self, *more)
+
+        monkeypatch.setattr(questions.Questions, "_answered", later)
+        await connection.execute("insert into notes values (1, 'a'); insert into others values (1, 'a')")
+        await stream._present.read_once()
+        # The first of these waits, the other was nobody's.
+        subscribing = asyncio.create_task(subscribed(stream, "*", "body=like.a%"))
+
+        async def is_attached() -> bool:
+            return len(stream._live.audiences) == 2
+
+        await until(is_attached)
+        await connection.execute("insert into others values (2, 'a'); insert into notes values (2, 'a')")
+        await stream._present.read_once()
+        go.set()
+        late = await subscribing
+        await late.until(lambda: len(late.changes) == 2)
+        await stream._present.settle()
+        assert [(change["table"], change["record"]["id"]) for change in late.changes] == [
+            ("others", 2),
+            ("notes", 2),
+        ]
+        again = await subscribed(stream, "*", "body=like.a%", resume=late.position)
+        await again.until(lambda: len(again.changes) == 2)
+        assert [change["seq"] for change in again.changes] == [change["seq"] for change in late.changes]
+        await connection.close()

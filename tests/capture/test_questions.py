@@ -1,7 +1,6 @@
 """Subscribers whose filters Postgres judges: in order, and in nobody's way."""
 
 import asyncio
-from typing import Any
 
 import asyncpg
 import pytest
@@ -14,7 +13,6 @@ from rowcast.model.binding import parse_binding
 from rowcast.model.claims import Claims
 from rowcast.protocol.messages import Version
 from support.streams import SERVICE, Kept, streaming, subscribed
-from support.waiting import until
 
 pytestmark = pytest.mark.anyio
 
@@ -377,41 +375,3 @@ async def test_subscribing_again_in_the_middle_of_a_storm_loses_and_repeats_noth
         assert (kept.losses, kept.told) == (0, [])
         await writer.close()
     await setup.close()
-
-
-async def test_who_comes_to_ask_while_changes_wait_is_sent_what_comes_after_its_position_and_no_other(
-    notes: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async with streaming(notes) as stream:
-        await subscribed(stream, "notes", "body=like.a%")
-        go, answered = asyncio.Event(), questions.Questions._answered
-
-        async def later(self: questions.Questions, *more: Any) -> Any:
-            await go.wait()
-            return await answered(self, *more)
-
-        monkeypatch.setattr(questions.Questions, "_answered", later)
-        connection = await asyncpg.connect(notes)
-        await connection.execute("insert into notes values (1, 'a'); insert into others values (1, 'a')")
-        await stream._present.read_once()
-        # The first of these waits, the other was nobody's.
-        subscribing = asyncio.create_task(subscribed(stream, "*", "body=like.a%"))
-
-        async def is_attached() -> bool:
-            return len(stream._live.audiences) == 2
-
-        await until(is_attached)
-        await connection.execute("insert into others values (2, 'a'); insert into notes values (2, 'a')")
-        await stream._present.read_once()
-        go.set()
-        late = await subscribing
-        await late.until(lambda: len(late.changes) == 2)
-        await stream._present.settle()
-        assert [(change["table"], change["record"]["id"]) for change in late.changes] == [
-            ("others", 2),
-            ("notes", 2),
-        ]
-        again = await subscribed(stream, "*", "body=like.a%", resume=late.position)
-        await again.until(lambda: len(again.changes) == 2)
-        assert [change["seq"] for change in again.changes] == [change["seq"] for change in late.changes]
-        await connection.close()
