@@ -7,6 +7,7 @@ import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 from chaos.schema import COLUMNS, KEYS, Subject
@@ -173,6 +174,7 @@ def copy_of(stretch: Stretch, number: int, entry: Entry) -> dict[tuple[Any, ...]
     return copy
 
 
+@lru_cache(maxsize=4096)
 def decode(text: str | None) -> Position | None:
     """The position, or None for a text that is none."""
     try:
