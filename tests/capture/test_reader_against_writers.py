@@ -47,7 +47,7 @@ async def _collect(dsn: str, reader: Reader, done: asyncio.Event, rnd: random.Ra
             await connection.close()
 
 
-@settings(max_examples=6, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+@settings(max_examples=4, deadline=None, suppress_health_check=list(HealthCheck), database=None)
 @given(seed=st.integers(0, 100_000), size=st.sampled_from([3, 20, 1000]))
 async def test_every_committed_change_is_read_once_and_in_order(
     postgres: str, migrated_template: str, database_names: Iterator[str], seed: int, size: int

@@ -356,7 +356,7 @@ PLAIN = Case(
 
 
 @example(case=PLAIN)
-@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
 @given(case=cases())
 async def test_who_hears_what_is_who_could_select_it(difference: Difference, case: Case) -> None:
     await difference.check(case)
