@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 sys.path.insert(0, str(Path(__file__).parent))  # for `support`, as importlib mode leaves sys.path alone
 
@@ -16,6 +17,11 @@ from rowcast.dev.postgres import Postgres, temporary_home
 from support import databases
 from support.postgres import SETTINGS, binaries, provide
 from support.server import Server
+
+# Enough for every run; `HYPOTHESIS_PROFILE=long make test` looks further.
+settings.register_profile("short", max_examples=40)
+settings.register_profile("long", max_examples=400)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "short"))
 
 _shared = contextlib.ExitStack()
 _shared_address: str | None = None
