@@ -21,7 +21,6 @@ class CountingClient(asyncio.Protocol):
         self.frames = 0
         self.first = asyncio.Event()
         self.done = asyncio.Event()
-        self._more = asyncio.Event()
         self.lost: Exception | None = None
         self._upgraded = False
         self._rest = b""
@@ -64,11 +63,6 @@ class CountingClient(asyncio.Protocol):
         """Send bytes."""
         assert self.transport is not None
         self.transport.write(data)
-
-    async def more(self) -> None:
-        """Wait until something has come since the last call, or comes."""
-        await self._more.wait()
-        self._more.clear()
 
     def close(self) -> None:
         """Drop the socket."""
@@ -115,7 +109,6 @@ class CountingClient(asyncio.Protocol):
             self._rest = data[at:]
         if frames:
             self.frames += frames
-            self._more.set()
             self.first.set()
             if self.frames >= self.expected:
                 self.done.set()

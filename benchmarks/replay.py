@@ -4,7 +4,7 @@ import asyncio
 import json
 import subprocess
 import time
-from statistics import median, quantiles
+from statistics import median
 
 import asyncpg
 import jwt
@@ -17,8 +17,6 @@ from rowcast.dev.postgres import Postgres
 CHANGES = 100_000
 CROWD = 100
 ROUNDS = 3
-RATE = 50
-SECONDS = 5.0
 _SECONDS = 600.0
 #: Rows of about 300 bytes, three in a transaction.
 _WRITE = """do $$ begin
@@ -53,12 +51,6 @@ async def measure(server: Postgres) -> dict[str, tuple[float, float]]:
                 f"the first after {first * 1000:.0f} ms",
                 flush=True,
             )
-        alone = await _live(rowcast, key, connection, None)
-        beside = await _live(rowcast, key, connection, position)
-        print(
-            f"  live changes at {RATE}/s: {_shown(alone)}, beside a replay: {_shown(beside)}",
-            flush=True,
-        )
         before = _memory(rowcast)
         seconds, most = await _crowd(rowcast, key, position, total)
         print(
@@ -68,7 +60,7 @@ async def measure(server: Postgres) -> dict[str, tuple[float, float]]:
             flush=True,
         )
     await connection.close()
-    return {"changes replayed ÷ rows of a plain SELECT, a second": (median(ratios), 0.1)}
+    return {"changes replayed ÷ rows of a plain SELECT, a second": (median(ratios), 0.01)}
 
 
 async def _position(url: str, key: str, connection: asyncpg.Connection) -> str:
@@ -114,51 +106,6 @@ async def _replay(rowcast: Attached, key: str, position: str, total: int) -> tup
         raise client.lost
     client.close()
     return first, total / taken
-
-
-async def _live(
-    rowcast: Attached, key: str, connection: asyncpg.Connection, position: str | None
-) -> list[float]:
-    """From a write to a frame with it, while a client replays from a position again and again."""
-    entry = {"event": "*", "schema": "public", "table": "lively"}
-    await connection.execute(
-        "create table if not exists lively (id int, filled text default repeat('x', 300))"
-    )
-    await connection.execute("grant select on lively to anon")
-    if not await connection.fetchval(
-        "select exists (select from pg_publication_tables where tablename = 'lively')"
-    ):
-        await connection.execute("alter publication supabase_realtime add table lively")
-
-    async def replay() -> None:
-        while position is not None:
-            await _replay(rowcast, key, position, CHANGES)
-
-    replaying = asyncio.create_task(replay())
-    live = await CountingClient.join(
-        rowcast.url, key, "live", {"postgres_changes": [entry]}, expected=10**9, least=300
-    )
-    times = []
-    # The first is waited for until the channel hears.
-    while not live.frames:
-        await connection.execute("insert into lively values (0)")
-        await asyncio.sleep(0.1)
-    for number in range(int(RATE * SECONDS)):
-        await asyncio.sleep(1 / RATE)
-        heard = live.frames
-        began = time.perf_counter()
-        await connection.execute("insert into lively values ($1)", number)
-        async with asyncio.timeout(_SECONDS):
-            while live.frames == heard:
-                await live.more()
-        times.append(time.perf_counter() - began)
-    replaying.cancel()
-    live.close()
-    return times
-
-
-def _shown(times: list[float]) -> str:
-    return f"p50 {median(times) * 1000:.1f} ms, p99 {quantiles(times, n=100)[98] * 1000:.1f} ms"
 
 
 async def _crowd(rowcast: Attached, key: str, position: str, total: int) -> tuple[float, float]:
