@@ -7,6 +7,7 @@ import os
 from urllib.parse import urlsplit
 
 _SMALL = 126
+_PING, _PONG = 0x89, b"\x8a"
 _HEARTBEAT_SECONDS = 20.0
 
 
@@ -59,6 +60,9 @@ class CountingClient(asyncio.Protocol):
         # A mask of zeros leaves the payload as it is.
         self.send_raw(b"\x81" + length + bytes(4) + data)
 
+    def _pong(self, payload: bytes) -> None:
+        self.send_raw(_PONG + bytes([0x80 | len(payload)]) + bytes(4) + payload)
+
     def send_raw(self, data: bytes) -> None:
         """Send bytes."""
         assert self.transport is not None
@@ -102,6 +106,8 @@ class CountingClient(asyncio.Protocol):
                     break
                 length = int.from_bytes(data[at + 2 : at + head], "big")
             frames += length > least
+            if data[at] == _PING and at + head + length <= size:
+                self._pong(data[at + head : at + head + length])
             at += head + length
         if at > size:
             self._skip = at - size
