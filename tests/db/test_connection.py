@@ -1,5 +1,6 @@
 """Connections against a real Postgres: TLS, and what is said of one that cannot be had."""
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from rowcast.db.connection import REFUSED, connect, unreachable
+from rowcast.db.connection import REFUSED, connect, unreachable, while_alive
 from rowcast.db.pool import create_pool
 from rowcast.dev.account import current_account
 from rowcast.dev.postgres import Postgres, PostgresError, free_port, temporary_home
@@ -155,4 +156,27 @@ async def test_a_standby_is_refused_until_it_is_promoted(
     databases.execute(primary.dsn, "select pg_promote()")
     connection = await connect(primary.dsn, purpose="test")
     assert not await connection.fetchval("select pg_is_in_recovery()")
+    await connection.close()
+
+
+async def test_what_waits_on_a_connection_that_is_lost_waits_no_longer(migrated: str) -> None:
+    connection = await connect(migrated, purpose="test", patience=30.0)
+    waiting = asyncio.create_task(while_alive(connection, asyncio.sleep(600)))
+    await asyncio.sleep(0)
+    admin = await asyncpg.connect(migrated)
+    await admin.execute("select pg_terminate_backend($1)", connection.get_server_pid())
+    with pytest.raises(ConnectionResetError):
+        async with asyncio.timeout(30):
+            await waiting
+    await admin.close()
+
+
+async def test_what_is_cancelled_on_a_connection_that_is_there_is_cancelled(migrated: str) -> None:
+    connection = await connect(migrated, purpose="test", patience=30.0)
+    waiting = asyncio.create_task(while_alive(connection, asyncio.sleep(600)))
+    await asyncio.sleep(0)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert await connection.fetchval("select 1") == 1
     await connection.close()

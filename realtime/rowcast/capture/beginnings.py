@@ -34,6 +34,7 @@ class _Beginning:
     member: Member
     taken: asyncio.Future[dict[Binding, str]]
     told: asyncio.Event
+    work: asyncio.Task[None] | None = None
 
 
 class Beginnings:
@@ -50,8 +51,7 @@ class Beginnings:
     ) -> None:
         self._snapshots, self._replays, self._limit = snapshots, replays, limit
         self._catch_up, self._lose = catch_up, lose
-        self._works: dict[Member, asyncio.Task[None]] = {}
-        self._told: dict[Member, asyncio.Event] = {}
+        self._going: dict[Member, _Beginning] = {}
 
     async def begin(self, member: Member) -> dict[Binding, str]:
         """Take a snapshot for those of a member's bindings that want one.
@@ -61,7 +61,7 @@ class Beginnings:
         """
         while True:
             beginning = _Beginning(member, asyncio.get_running_loop().create_future(), asyncio.Event())
-            work = asyncio.ensure_future(self._run(beginning))
+            work = beginning.work = asyncio.create_task(self._run(beginning))
             try:
                 faults = await beginning.taken
             except AWAY:
@@ -72,23 +72,20 @@ class Beginnings:
                 work.cancel()
                 raise
             if not work.done():
-                self._works[member], self._told[member] = work, beginning.told
-                work.add_done_callback(lambda _: self._forget(member))
+                self._going[member] = beginning
+                work.add_done_callback(lambda _: self._going.pop(member, None))
             return faults
 
     def go(self, member: Member) -> None:
         """Send the rows, or none of them where the member is gone."""
-        if (told := self._told.get(member)) is not None:
-            told.set()
+        if (beginning := self._going.get(member)) is not None:
+            beginning.told.set()
 
     def end(self) -> None:
         """Give all snapshots up."""
-        for work in self._works.values():
-            work.cancel()
-
-    def _forget(self, member: Member) -> None:
-        self._works.pop(member, None)
-        self._told.pop(member, None)
+        for beginning in self._going.values():
+            if beginning.work is not None:
+                beginning.work.cancel()
 
     async def _run(self, beginning: _Beginning) -> None:
         member, taken = beginning.member, beginning.taken

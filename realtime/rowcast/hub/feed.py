@@ -83,11 +83,6 @@ class Subscribed:
 class Feed(Protocol):
     """A source of changes."""
 
-    @property
-    def position(self) -> str | None:
-        """From where to resume after the last change that was handed out."""
-        ...
-
     def position_of(self, subscribers: Collection[Subscriber]) -> str | None:
         """From where all of these could resume after what they were sent, and be sent nothing again. None
         where one is ahead of another, and before the first read."""
