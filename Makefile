@@ -26,7 +26,7 @@ dev: $(BIN)/.run ## keep a Postgres and the server running, with data that stays
 test: lint types clients ## everything: lint, types, then all tests
 	$(BIN)/pytest $(PYTEST_ARGS)
 
-bench: $(BIN)/.dev ## measure: writes with and without capture, delivery times
+bench: $(BIN)/.dev ## measure, beside a reference in the same run: all, or by name: ARGS="replay recovery"
 	@$(BIN)/python -m benchmarks $(ARGS)
 
 chaos: $(BIN)/.dev ## break everything for a minute, and count what was lost: ARGS="--seed 7 --seconds 60 --faults all"

@@ -1,14 +1,37 @@
-"""``make bench``: measure, show, and end with 1 when a ratio is under its bar twice."""
+"""``make bench``: measure, show, and end with 1 when a ratio is under its bar twice.
+
+python -m benchmarks [NAME ...]     all, where none is named
+"""
 
 import asyncio
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
-from benchmarks import fanout, latency, matching, presence, recovery, replay, visibility, writes
+from benchmarks import (
+    fanout,
+    latency,
+    matching,
+    presence,
+    recovery,
+    replay,
+    visibility,
+    writes,
+)
 from benchmarks.machine import postgres
 from rowcast.dev.postgres import Postgres
 
 Measure = Callable[[Postgres], Awaitable[dict[str, tuple[float, float]]]]
+
+MEASUREMENTS: dict[str, tuple[str, Measure]] = {
+    "writes": ("Writers", writes.measure),
+    "latency": ("Delivery", latency.measure),
+    "replay": ("Replay", replay.measure),
+    "recovery": ("Recovery", recovery.measure),
+    "matching": ("Matching", matching.measure),
+    "presence": ("Presence", presence.measure),
+    "visibility": ("Row level security", visibility.measure),
+    "fanout": ("Row level security, delivered", fanout.measure),
+}
 
 
 def _measure(name: str, measure: Measure) -> list[str]:
@@ -33,22 +56,19 @@ def _measure(name: str, measure: Measure) -> list[str]:
     return failed
 
 
-def main() -> int:
+def main(names: Sequence[str]) -> int:
     """The exit code."""
-    failed = [
-        *_measure("Writers", writes.measure),
-        *_measure("Delivery", latency.measure),
-        *_measure("Replay", replay.measure),
-        *_measure("Recovery", recovery.measure),
-        *_measure("Matching", matching.measure),
-        *_measure("Presence", presence.measure),
-        *_measure("Row level security", visibility.measure),
-        *_measure("Row level security, delivered", fanout.measure),
-    ]
+    if unknown := [name for name in names if name not in MEASUREMENTS]:
+        print(
+            f"There is no measurement called {', '.join(unknown)}. There are: {', '.join(MEASUREMENTS)}.",
+            file=sys.stderr,
+        )
+        return 2
+    failed = [what for name in names or MEASUREMENTS for what in _measure(*MEASUREMENTS[name])]
     for what in failed:
         print(f"Under its bar twice: {what}", file=sys.stderr)
     return 1 if failed else 0
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(main(sys.argv[1:]))

@@ -5,11 +5,12 @@ policies, beside the same without row level security.
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from statistics import median
 
 import asyncpg
 
+from benchmarks.taking import Counted
 from rowcast.auth.access import Access
 from rowcast.auth.visibility import SEARCH_PATH, Visibility
 from rowcast.capture.retention import Retention
@@ -45,32 +46,6 @@ grant select on open, judged to anon;
 """
 
 
-class _Counted:
-    """Takes frames, and says when all that were awaited have come."""
-
-    def __init__(self) -> None:
-        self.missing = 0
-        self.done = asyncio.Event()
-
-    def await_(self, frames: int) -> None:
-        self.missing += frames
-        self.done.clear()
-
-    def waiting(self) -> int:
-        return 0
-
-    def write(self, frames: Sequence[bytes]) -> None:
-        self.missing -= len(frames)
-        if self.missing <= 0:
-            self.done.set()
-
-    def close(self, code: int, reason: str) -> None:
-        raise RuntimeError(f"the lane was closed with {code} {reason}")
-
-    def abort(self) -> None:
-        raise RuntimeError("the lane was aborted")
-
-
 async def measure(server: Postgres) -> dict[str, tuple[float, float]]:
     """Ratios by name, each with its bar."""
     await migrate(server.dsn)
@@ -93,7 +68,7 @@ async def measure(server: Postgres) -> dict[str, tuple[float, float]]:
 
 async def _rate(server: Postgres, connection: asyncpg.Connection, table: str, size: int) -> float:
     async with _streaming(server.dsn) as stream:
-        counted = _Counted()
+        counted = Counted()
         for number in range(size):
             subscriber = Subscriber("realtime:x", Version.V2, Lane(counted, 1 << 30), _lost, told=_told)
             entry = {"event": "INSERT", "schema": "public", "table": table}
@@ -102,13 +77,12 @@ async def _rate(server: Postgres, connection: asyncpg.Connection, table: str, si
             assert result.ok, result.refused
         times = []
         for _ in range(ROUNDS + 1):
-            counted.await_(CHANGES * size)
             began = time.perf_counter()
             await connection.execute(
                 f"insert into {table} (owner, body) select 'nobody', 'some text of a row'"
                 f" from generate_series(1, {CHANGES})"
             )
-            await asyncio.wait_for(counted.done.wait(), _SECONDS)
+            await counted.take(CHANGES * size)
             times.append(time.perf_counter() - began)
         return CHANGES / median(times[1:])
 

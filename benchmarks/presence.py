@@ -4,11 +4,11 @@ broadcasts of the same size to the same members.
 The hub, its encoding and its lanes are the server's; frames are counted where a socket would take them.
 """
 
-import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from statistics import median
 
+from benchmarks.taking import Counted
 from rowcast.dev.postgres import Postgres
 from rowcast.hub.lanes import Lane
 from rowcast.hub.rooms import Rooms
@@ -24,43 +24,13 @@ ROUNDS = 3
 BARS = {"one by one": 0.25, "at once": 10.0}
 _TOPIC = "realtime:room"
 _SHOWN = {"name": "somebody", "online_at": "2026-01-01T00:00:00.000Z", "typing": False}
-_SECONDS = 120.0
-
-
-class _Counted:
-    """Takes frames, and says when all that were awaited have come."""
-
-    def __init__(self) -> None:
-        self.missing = 0
-        self.done = asyncio.Event()
-
-    async def take(self, frames: int) -> None:
-        """Wait until so many more have come."""
-        self.missing += frames
-        if self.missing > 0:
-            self.done.clear()
-            await asyncio.wait_for(self.done.wait(), _SECONDS)
-
-    def waiting(self) -> int:
-        return 0
-
-    def write(self, frames: Sequence[bytes]) -> None:
-        self.missing -= len(frames)
-        if self.missing <= 0:
-            self.done.set()
-
-    def close(self, code: int, reason: str) -> None:
-        raise RuntimeError(f"the lane was closed with {code} {reason}")
-
-    def abort(self) -> None:
-        raise RuntimeError("the lane was aborted")
 
 
 class _Room:
     """A topic whose members all show themselves."""
 
     def __init__(self) -> None:
-        self.counted = _Counted()
+        self.counted = Counted()
         self.topics = Topics()
         self.rooms = Rooms(self.topics)
         self._number = 0
