@@ -195,3 +195,14 @@ def test_an_opaque_key_for_a_role_that_is_never_assumed_is_a_fault(monkeypatch: 
     assert "ROWCAST_API_KEYS names roles that are not in ROWCAST_ROLES: postgres" in str(fault.value)
     monkeypatch.setenv("ROWCAST_ROLES", "anon,postgres")
     assert {one.value for one in describe(load(), {}) if one.name == "api_keys"} == {"********"}
+
+
+def test_pages_come_from_a_folder_that_exists(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("DATABASE_URL", "postgresql://me@db.example/app")
+    monkeypatch.setenv("ROWCAST_JWT_SECRET", SECRET)
+    for text, folder in (("", None), (str(tmp_path), tmp_path)):
+        monkeypatch.setenv("ROWCAST_PAGES", text)
+        assert load().pages == folder
+    monkeypatch.setenv("ROWCAST_PAGES", "nowhere")
+    with pytest.raises(SettingsError, match="ROWCAST_PAGES is no folder: nowhere"):
+        load()

@@ -2,6 +2,7 @@
 once."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, Final
 
 import msgspec
@@ -179,6 +180,11 @@ class Settings(Allowances, _Basics):
         validation_alias=one_of("ROWCAST_DRAIN_SECONDS"),
         description="Over how long it then closes its sockets, one after the other; `0` closes all at once.",
     )
+    pages: Path | None = Field(
+        None,
+        validation_alias=one_of("ROWCAST_PAGES"),
+        description="A folder whose files are served at `/pages/`, to everybody; nothing unless it is set.",
+    )
     log_level: str = Field(
         "info",
         validation_alias=one_of("ROWCAST_LOG_LEVEL", "LOG_LEVEL"),
@@ -250,6 +256,13 @@ class Settings(Allowances, _Basics):
             return msgspec.json.decode(value or "{}", type=dict[str, Any])
         except (msgspec.DecodeError, RecursionError):
             raise ValueError('is no JSON object such as {"iss": "https://auth.example"}') from None
+
+    @field_validator("pages", mode="before")
+    @classmethod
+    def _folder(cls, value: Any) -> Any:
+        if value and not Path(value).is_dir():
+            raise ValueError(f"is no folder: {value}")
+        return value or None
 
     @field_validator("log_level")
     @classmethod

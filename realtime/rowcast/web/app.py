@@ -1,12 +1,15 @@
 """The application: its routes, at both of the prefixes that clients use; a slash at the end is no matter."""
 
+from pathlib import Path
+
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
-from starlette.routing import Route, WebSocketRoute
+from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
 
 from rowcast.web.broadcasting import broadcast
 from rowcast.web.openapi import DESCRIPTION
+from rowcast.web.pages import Pages
 from rowcast.web.requests import JSON_UTF8
 from rowcast.web.services import Services
 from rowcast.web.websocket import endpoint
@@ -48,8 +51,8 @@ async def _ready(request: Request) -> Response:
     return JSONResponse({"status": "ready"} | ({"degraded": degraded} if degraded else {}))
 
 
-def create_app(services: Services) -> Starlette:
-    """The application over the parts it is handed."""
+def create_app(services: Services, folder: Path | None = None) -> Starlette:
+    """The application over the parts it is handed. The files of ``folder`` are served at /pages/."""
     pages = {"/healthz": _alive, "/readyz": _ready, "/healthcheck": _healthy}
     for prefix in API_PREFIXES:
         pages |= {f"{prefix}/api/ping": _ping, f"{prefix}/api/openapi": _openapi}
@@ -59,6 +62,7 @@ def create_app(services: Services) -> Starlette:
     plain = [Route(path + end, page) for path, page in pages.items() for end in _ENDS]
     paths = [f"{prefix}/api/broadcast{rest}" for prefix in API_PREFIXES for rest in ("", "/{rest:path}")]
     sending = [Route(path, broadcast, methods=["POST", "OPTIONS"]) for path in paths]
-    app = Starlette(routes=[*upgraded, *plain, *sending])
+    files: list[BaseRoute] = [] if folder is None else [Mount("/pages", Pages(folder))]
+    app = Starlette(routes=[*upgraded, *plain, *sending, *files])
     app.state.services = services
     return app
