@@ -149,7 +149,7 @@ async def running(settings: Settings, *, wait: bool = True) -> AsyncIterator[Run
                 await jwks.tried.wait()
             if wait:
                 await opened.wait()
-            yield Runtime(create_app(services), stream, subscriptions, stopping)
+            yield Runtime(create_app(services, settings.pages), stream, subscriptions, stopping)
         finally:
             for work in works:
                 work.cancel()
