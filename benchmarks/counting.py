@@ -23,7 +23,7 @@ class CountingClient(asyncio.Protocol):
         self.first = asyncio.Event()
         self.done = asyncio.Event()
         self.lost: Exception | None = None
-        self._upgraded = False
+        self._upgraded = asyncio.Event()
         self._rest = b""
         self._skip = 0
         self.transport: asyncio.Transport | None = None
@@ -45,6 +45,8 @@ class CountingClient(asyncio.Protocol):
             "Sec-WebSocket-Version: 13\r\n\r\n"
         )
         client.send_raw(request.encode())
+        # What comes before the handshake's answer is no part of the conversation.
+        await client._upgraded.wait()
         client.send(json.dumps(["1", "1", f"realtime:{topic}", "phx_join", {"config": config}]))
         client._beat()
         return client
@@ -81,6 +83,7 @@ class CountingClient(asyncio.Protocol):
         if self._beating is not None:
             self._beating.cancel()
         self.lost = exc or ConnectionResetError("the server closed the socket")
+        self._upgraded.set()
         self.first.set()
         self.done.set()
 
@@ -89,12 +92,13 @@ class CountingClient(asyncio.Protocol):
             data = self._rest + data
             self._rest = b""
         at = 0
-        if not self._upgraded:
+        if not self._upgraded.is_set():
             end = data.find(b"\r\n\r\n")
             if end < 0:
                 self._rest = data
                 return
-            self._upgraded, at = True, end + 4
+            self._upgraded.set()
+            at = end + 4
         size, frames, least = len(data), 0, self.least
         at += self._skip
         self._skip = 0
