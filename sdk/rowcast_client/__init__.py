@@ -1,10 +1,15 @@
-"""Row changes of a Postgres database, live, from a Rowcast (or Supabase Realtime) server."""
+"""Row changes of a Postgres database, broadcasts and presence, live, from Rowcast (or Supabase Realtime)."""
 
+from .broadcast import Broadcast
 from .callbacks import (
+    BroadcastCallback,
     ChangeCallback,
     ErrorCallback,
+    EventFilter,
     GapCallback,
     PostgresFilter,
+    PresenceCallback,
+    PresenceFilter,
     SnapshotCallback,
     SnapshotOptions,
     StatusCallback,
@@ -27,13 +32,16 @@ from .errors import (
     ProtocolError,
     RowcastError,
     RowsError,
+    SendError,
     StoreError,
     TimedOut,
     TokenError,
     UsageError,
 )
 from .gap import Gap
+from .options import ReplayOptions
 from .postgres import PostgresStore
+from .presence import Presence, PresenceEvent
 from .retry import RetryPolicy
 from .rows import RowChange, RowChanges, Rows
 from .snapshot import Snapshot
@@ -45,6 +53,8 @@ __version__ = "0.1.0"
 
 __all__ = [
     "AuthError",
+    "Broadcast",
+    "BroadcastCallback",
     "CallbackError",
     "Change",
     "ChangeCallback",
@@ -57,6 +67,7 @@ __all__ = [
     "ConnectionLost",
     "Credential",
     "ErrorCallback",
+    "EventFilter",
     "FileStore",
     "Gap",
     "GapCallback",
@@ -65,13 +76,19 @@ __all__ = [
     "PositionStore",
     "PostgresFilter",
     "PostgresStore",
+    "Presence",
+    "PresenceCallback",
+    "PresenceEvent",
+    "PresenceFilter",
     "ProtocolError",
+    "ReplayOptions",
     "RetryPolicy",
     "RowChange",
     "RowChanges",
     "RowcastError",
     "Rows",
     "RowsError",
+    "SendError",
     "Snapshot",
     "SnapshotCallback",
     "SnapshotOptions",

@@ -1,6 +1,6 @@
-"""Address: from the URL a user has to the one the WebSocket is opened at.
+"""Address: from the URL a user has to those of the WebSocket and of requests.
 
-The result carries the key, so it is never logged, shown in an error, or kept.
+That of the WebSocket carries the key, so it is never logged, shown in an error, or kept.
 """
 
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
@@ -9,6 +9,7 @@ from .errors import UsageError
 
 _SCHEMES = {"http": "ws", "https": "wss", "ws": "ws", "wss": "wss"}
 _MOUNTS = ("/realtime/v1", "/socket")
+_REST = {"ws": "http", "wss": "https"}
 
 
 def websocket_url(url: str) -> str:
@@ -27,3 +28,14 @@ def websocket_url(url: str) -> str:
 def with_key(address: str, key: str) -> str:
     """The address with what the handshake needs."""
     return f"{address}{'&' if '?' in address else '?'}apikey={quote(key, safe='')}&vsn=2.0.0"
+
+
+def rest_url(address: str) -> str:
+    """Where broadcasts are posted to, on the server with the WebSocket ``address``.
+
+    Without what only the handshake has: a user, a query.
+    """
+    parts = urlsplit(address)
+    host = parts.netloc.rpartition("@")[2]
+    path = parts.path.removesuffix("/websocket").removesuffix("/socket")
+    return urlunsplit((_REST[parts.scheme], host, f"{path}/api/broadcast", "", ""))

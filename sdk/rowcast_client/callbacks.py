@@ -6,9 +6,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypedDict
 
+from .broadcast import Broadcast
 from .change import Change
 from .errors import RowcastError, UsageError
 from .gap import Gap
+from .presence import PresenceEvent, PresenceKind
 from .snapshot import Snapshot
 from .states import SubscribeStatus
 from .transaction import Transaction
@@ -44,6 +46,18 @@ class PostgresFilter(TypedDict, total=False):
     truncate: bool
 
 
+class EventFilter(TypedDict, total=False):
+    """Which broadcasts to hear: those of an ``event``, or all."""
+
+    event: str
+
+
+class PresenceFilter(TypedDict, total=False):
+    """What of presence to hear: ``sync``, ``join`` or ``leave``, or all three."""
+
+    event: PresenceKind
+
+
 class SystemMessage(TypedDict, total=False):
     """What a ``system`` callback is given. ``expires_in``: the seconds until the channel's token ends."""
 
@@ -60,12 +74,15 @@ SnapshotCallback = Callable[[Snapshot], object]
 TransactionCallback = Callable[[Transaction], object]
 GapCallback = Callable[[Gap], object]
 SystemCallback = Callable[[SystemMessage], object]
+BroadcastCallback = Callable[[Broadcast], object]
+PresenceCallback = Callable[[PresenceEvent], object]
 StatusCallback = (
     Callable[[SubscribeStatus], object] | Callable[[SubscribeStatus, RowcastError | None], object]
 )
 ErrorCallback = Callable[[RowcastError], object]
 
 _EVENTS = ("*", "INSERT", "UPDATE", "DELETE")
+PRESENCE_EVENTS = ("sync", "join", "leave")
 
 
 def checked(callback: Any, arguments: int, what: str) -> Any:
@@ -118,6 +135,19 @@ def describe(callback: Callable[..., object], fault: BaseException) -> str:
     for frame, line in traceback.walk_tb(fault.__traceback__):
         at = f" at {Path(frame.f_code.co_filename).name}, line {line},"
     return f"callback {name} raised {type(fault).__name__}{at}"
+
+
+def event_of(filter_: Any, what: str, known: Sequence[str] | None = None) -> str | None:
+    """The event that is asked for, None for all. Raises UsageError."""
+    if not isinstance(filter_, dict) or filter_.keys() - {"event"}:
+        raise UsageError(f"{what} takes a dict such as {{'event': '{known[0] if known else 'cursor'}'}}")
+    event = filter_.get("event")
+    if event in (None, "*"):
+        return None
+    if not isinstance(event, str) or (known is not None and event not in known):
+        which = f"one of {', '.join(known)}" if known else "a text"
+        raise UsageError(f"event of {what} must be {which}")
+    return event
 
 
 def binding_of(filter_: Any) -> dict[str, Any]:

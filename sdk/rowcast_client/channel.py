@@ -1,67 +1,70 @@
-"""Channel: what one subscriber asks for, and where its callbacks run.
-
-Callbacks run outside the reader, one at a time and in order per channel, in a task that lives while there is
-something to call. They may await anything of this package.
-"""
+"""Channel: what one subscriber asks for, hears and says."""
 
 import asyncio
 import contextvars
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Self, overload
 
 from ._core.asking import How
-from ._core.wants import Advance, Batch, Deliver, Miss, Notify, Part, System
+from ._core.wants import Notify
 from .callbacks import (
+    PRESENCE_EVENTS,
+    BroadcastCallback,
     ChangeCallback,
     Event,
+    EventFilter,
     GapCallback,
     PostgresFilter,
+    PresenceCallback,
+    PresenceFilter,
     SnapshotCallback,
     SnapshotOptions,
     StatusCallback,
     SystemCallback,
     TransactionCallback,
     binding_of,
-    call,
     checked,
-    describe,
+    event_of,
     status_callback,
 )
-from .errors import CallbackError, ClientClosed, GapError, ProtocolError, RowcastError, TimedOut, UsageError
+from .delivery import Delivery
+from .errors import ClientClosed, RowcastError, TimedOut, UsageError
 from .keeper import Keeper, check
 from .listeners import Listeners
-from .mailbox import Item, Mailbox
+from .options import Options
+from .presence import Presence, PresenceKind
 from .rows import Rows
-from .states import ChannelState, SubscribeStatus
+from .sending import Sending
+from .states import ChannelState
 from .stores import PositionStore
 from .waiters import Waiters
 
 if TYPE_CHECKING:
     from .client import Client
 
+_EMPTY: dict[str, object] = {}
+_TAKE_WORDS = ("postgres_changes", "broadcast", "presence")
+
 
 class Channel:
     """A named subscription. Made by ``client.channel(name)``; use it on the client's event loop only."""
 
-    def __init__(self, client: "Client", topic: str, buffer: int, private: bool) -> None:
+    def __init__(self, client: "Client", topic: str, buffer: int, options: Options) -> None:
         self.topic = topic
         self.name = topic.removeprefix("realtime:")
-        self.private = private
+        self.private = options.private
         """Whether policies decide who may join it."""
         self.position: str | None = None
         """The position of the last change whose callbacks have run, or of the subscription before it."""
         self.seq: int | None = None
         """The number of the last change whose callbacks have run."""
-        self._client = client
+        self._client, self._options = client, options
         self._listeners = Listeners()
+        self._delivery = Delivery(self, client, buffer)
+        self._sending = Sending(self, client, options.ack)
         self._rows: list[Rows] = []
         self._keeper: Keeper | None = None
-        self._given_up = asyncio.Event()
-        self._on_status: Callable[[SubscribeStatus, RowcastError | None], object] | None = None
-        self._mailbox = Mailbox(buffer, lambda: client._awaiting > 0)
-        self._dispatcher: asyncio.Task[None] | None = None
         self._last_error: RowcastError | None = None
-        self._context: contextvars.Context | None = None
         self._waiters = Waiters()
         self._timeout: float | None = None
 
@@ -111,6 +114,18 @@ class Channel:
         /,
     ) -> Self: ...
     @overload
+    def on(self, type: Literal["broadcast"], filter: EventFilter, callback: BroadcastCallback, /) -> Self: ...
+    @overload
+    def on(self, type: Literal["broadcast"], callback: BroadcastCallback, /, *, event: str = "*") -> Self: ...
+    @overload
+    def on(
+        self, type: Literal["presence"], filter: PresenceFilter, callback: PresenceCallback, /
+    ) -> Self: ...
+    @overload
+    def on(
+        self, type: Literal["presence"], callback: PresenceCallback, /, *, event: PresenceKind | None = None
+    ) -> Self: ...
+    @overload
     def on(self, type: Literal["gap"], callback: GapCallback, /) -> Self: ...
     @overload
     def on(self, type: Literal["system"], callback: SystemCallback, /) -> Self: ...
@@ -128,11 +143,13 @@ class Channel:
         these types, too.
 
         ``transaction``: all changes of a transaction in one call, of these entries or, without any, of all
-        that the channel has. ``gap``: changes are missing. ``system``: the server's ``system`` messages.
+        that the channel has. ``broadcast``: what was sent to the channel as ``event``, or as any.
+        ``presence``: who came (``join``), who went (``leave``), and that both were told (``sync``); all three
+        without an ``event``. ``gap``: changes are missing. ``system``: the server's ``system`` messages.
         """
         callback = arguments[-1] if arguments else None
         on_snapshot = words.pop("on_snapshot", None)
-        if len(arguments) > 2 or (words and (len(arguments) > 1 or type != "postgres_changes")):
+        if len(arguments) > 2 or (words and (len(arguments) > 1 or type not in _TAKE_WORDS)):
             raise UsageError("on() takes one callback, and either a dict or keywords before it")
         if type == "system":
             self._listeners.system.append(checked(callback, 1, "system"))
@@ -144,11 +161,19 @@ class Channel:
             entries = asked if isinstance(asked, list | tuple) or asked is None else [asked]
             bindings = None if entries is None else [_unread(binding_of(entry)) for entry in entries]
             self._listeners.transaction(bindings, checked(callback, 1, "transaction"))
+        elif type == "broadcast":
+            event = event_of(arguments[0] if len(arguments) > 1 else words, type)
+            self._check_new(self._listeners.broadcast, type)
+            self._listeners.broadcasts.append((event, checked(callback, 1, type)))
+        elif type == "presence":
+            event = event_of(arguments[0] if len(arguments) > 1 else words, type, PRESENCE_EVENTS)
+            self._check_new(self._listeners.presence or self._options.presence_key is not None, type)
+            self._listeners.presences.append((event, checked(callback, 1, type)))
         elif type == "postgres_changes":
             filter_ = dict(arguments[0]) if len(arguments) > 1 else {"schema": "public", **words}
             self._listen(filter_, checked(callback, 1, "postgres_changes"), on_snapshot)
         else:
-            hint = "use 'postgres_changes', 'transaction', 'gap' or 'system'"
+            hint = "use 'postgres_changes', 'transaction', 'broadcast', 'presence', 'gap' or 'system'"
             raise UsageError(f"there is no {type!r} to listen to", hint=hint)
         return self
 
@@ -173,6 +198,40 @@ class Channel:
         self._listen({**asked, "snapshot": True, "leave": True, "truncate": True}, rows._change, rows._batch)
         self._rows.append(rows)
         return rows
+
+    async def send(self, event: str, payload: object = _EMPTY, *, timeout: float = 10.0) -> None:
+        """Broadcast ``payload``, JSON or bytes, to everybody else on the channel (and itself, with ``echo``).
+
+        A channel that is joined sends over the socket, and one that is not by a request of its own, for which
+        the client need not be connected. With ``ack``, and by a request, this returns when the server has
+        taken it; else when it is on its way, which nobody confirms.
+
+        Raises UsageError for what cannot be sent, SendError where the server refuses it, AuthError where it
+        refuses the key or the token of a request, ConnectionLost or TimedOut where no answer came: then it
+        may have been sent.
+        """
+        await self._sending.broadcast(event, payload, timeout)
+
+    async def track(self, payload: dict[str, Any], *, timeout: float = 10.0) -> None:
+        """Show ``payload`` to everybody on the channel, in place of what was shown before.
+
+        It is shown until ``untrack`` or ``unsubscribe``: after each reconnect it is sent again as soon as the
+        channel is SUBSCRIBED. While the channel is on its way there this waits. Raises UsageError on one that
+        is not subscribed, SendError where the server refuses it, or TimedOut.
+        """
+        await self._sending.show(payload, timeout)
+
+    async def untrack(self, *, timeout: float = 10.0) -> None:
+        """Show nothing any more. Raises as ``track`` does; in any case nothing is shown again later."""
+        await self._sending.show(None, timeout)
+
+    def presence_state(self) -> dict[str, list[Presence]]:
+        """Who is present, by key, as of the last message whose callbacks have run or are running.
+
+        Known to channels with a ``presence`` callback, or a ``presence_key``. While there is no connection it
+        stays as it was.
+        """
+        return self._listeners.roster.state()
 
     def subscribe(
         self,
@@ -204,10 +263,10 @@ class Channel:
             why = f"channel {self.name!r} has rows(), which begin with a snapshot"
             raise UsageError(why, hint="leave resume out, or use another channel")
         if on_status is not None:
-            self._on_status = status_callback(on_status)
+            self._delivery.on_status = status_callback(on_status)
         self._client._check_open()
         self._timeout = timeout
-        self._context = contextvars.copy_context()
+        self._delivery.context = contextvars.copy_context()
         if self.state in (ChannelState.CLOSED, ChannelState.LEAVING):
             client, text = self._client, resume if isinstance(resume, str) else None
             last, self._keeper = self._keeper, None
@@ -215,8 +274,8 @@ class Channel:
                 self._keeper = Keeper(resume, key or self.name, save_every, client._tasks, client._report)
             if last is not None:
                 last.yield_to(self._keeper)
-            self._given_up = asyncio.Event()
-            how = How(self.private, self._listeners.group, text, self._keeper is not None)
+            self._delivery.begin()
+            how = self._how(text)
             client._subscribe(self, self._listeners.bindings, how)
         return self
 
@@ -228,7 +287,7 @@ class Channel:
 
         The position is forgotten, but for what a store keeps.
         """
-        self._drop()
+        self._delivery.drop()
         if self.state is not ChannelState.CLOSED:
             with self._client._call():
                 closed = self._waiters.next()
@@ -266,14 +325,27 @@ class Channel:
             raise UsageError("a snapshot needs somebody to take it", hint="give on_snapshot=")
         self._listeners.change(binding, callback, on_snapshot)
 
+    def _check_new(self, joined_for: bool, what: str) -> None:
+        if not joined_for:
+            self._check_unsubscribed(what)
+
     def _check_unsubscribed(self, what: str) -> None:
         if self.state is not ChannelState.CLOSED:
             raise UsageError(f"a subscribed channel takes no new {what}", hint="ask before subscribe()")
 
-    def _drop(self) -> None:
-        """Nothing that waits is wanted any more."""
-        self._mailbox.discard()
-        self._given_up.set()
+    def _how(self, resume: str | None) -> How:
+        asked, listeners = self._options, self._listeners
+        return How(
+            private=asked.private,
+            group=listeners.group,
+            resume=resume,
+            stored=self._keeper is not None,
+            ack=asked.ack,
+            echo=asked.echo,
+            presence=listeners.presence or asked.presence_key is not None,
+            presence_key=asked.presence_key,
+            replay=asked.replay,
+        )
 
     async def _close(self) -> None:
         if self._keeper is not None:
@@ -289,42 +361,7 @@ class Channel:
         if notify.error is not None and not notify.error.temporary:
             self._refuse(notify.error)
         self._waiters.release()
-        self._put(notify)
-
-    def _put(self, item: Item) -> None:
-        self._mailbox.put(item)
-        if self._dispatcher is None or self._dispatcher.done():
-            name = f"rowcast channel {self.name}"
-            self._dispatcher = self._client._tasks.spawn(self._dispatch(), name, self._context)
-
-    async def _dispatch(self) -> None:
-        while (item := self._mailbox.take()) is not None:
-            await self._handle(item)
-            # Plain callbacks never yield by themselves: let the reader and the heartbeat have their turn.
-            await asyncio.sleep(0)
-
-    async def _handle(self, item: Item) -> None:
-        match item:
-            case Notify(_, status, error, position):
-                await self._passed(position)
-                if self._on_status is not None:
-                    await self._guarded(self._on_status, status, error)
-                if status is SubscribeStatus.CLOSED:
-                    for rows in self._rows:
-                        rows._closed()
-            case System():
-                await self._deliver(item)
-            case Advance(_, position):
-                await self._passed(position)
-            case Part(position=position) | Batch(position=position) | Miss(position=position):
-                if isinstance(item, Miss) and not self._listeners.gaps:
-                    self._client._report(GapError(item.gap, self.name))
-                if await self._deliver(item):
-                    await self._passed(position)
-            case Deliver():
-                if await self._deliver(item):
-                    await self._passed(item.position)
-                    self.seq = item.seq
+        self._delivery.put(notify)
 
     async def _passed(self, position: str | None) -> None:
         """The callbacks of what leads there have run."""
@@ -333,51 +370,11 @@ class Channel:
             if self._keeper is not None:
                 await self._keeper.note(position)
 
-    async def _deliver(self, item: Deliver | Part | Batch | Miss | System) -> bool:
-        """Call who listens to it; false where that was given up before all callbacks ran."""
-        try:
-            calls = self._listeners.calls(item)
-        except ProtocolError as fault:
-            self._client._report(fault)
-            return True
-        insists = self._keeper is not None and not isinstance(item, System)
-        for callback, value in calls:
-            tries = 0
-            while not await self._guarded(callback, value) and insists:
-                if not await self._pause(self._client._retry.delay(tries)):
-                    return False
-                tries += 1
-        return True
-
-    async def _pause(self, seconds: float) -> bool:
-        """Wait so long; false if the channel is given up before."""
-        if not self._given_up.is_set():
-            try:
-                async with asyncio.timeout(seconds):
-                    await self._given_up.wait()
-            except TimeoutError:
-                return True
-        return False
-
-    async def _guarded(self, callback: Callable[..., object], *arguments: object) -> bool:
-        """Call it; false if it raised."""
-        try:
-            await call(callback, *arguments)
-        except asyncio.CancelledError as fault:
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():
-                raise
-            self._blame(callback, fault)  # of something the callback awaited: not meant for us
-        except Exception as fault:
-            self._blame(callback, fault)
-        else:
-            return True
-        return False
-
-    def _blame(self, callback: Callable[..., object], fault: BaseException) -> None:
-        error = CallbackError(f"{describe(callback, fault)} in channel {self.name!r}", channel=self.name)
-        error.__cause__ = fault
-        self._client._report(error)
+    def _closed(self) -> None:
+        """The last status has been told."""
+        self._listeners.roster.clear()
+        for rows in self._rows:
+            rows._closed()
 
 
 def _unread(binding: dict[str, Any]) -> dict[str, Any]:

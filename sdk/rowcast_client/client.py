@@ -15,13 +15,16 @@ from typing import Any, Self
 from ._core import wants
 from ._core.asking import How
 from ._core.connection import Connection
-from ._core.join import Timing
+from ._core.phases import Timing
 from .address import websocket_url
 from .callbacks import ErrorCallback, error_callback
 from .channel import Channel
 from .credentials import Credential
 from .errors import ClientClosed, RowcastError, TimedOut, UsageError
 from .link import Address, Link
+from .options import ReplayOptions, options
+from .payloads import text
+from .rest import Rest
 from .retry import RetryPolicy
 from .states import ChannelState, ClientState
 from .tasks import Tasks
@@ -88,6 +91,7 @@ class Client:
         self._token_warning = token_warning
         self._channels: dict[str, Channel] = {}
         self._link = Link(self, address)
+        self._rest = Rest(address, self._tokens)
         self._timer: asyncio.TimerHandle | None = None
         self._state = self._core.state
         self._watchers = Waiters()
@@ -144,29 +148,44 @@ class Client:
         Positions that a store lacks are saved, and what is stored stays.
         """
         for channel in self._channels.values():
-            channel._drop()
+            channel._delivery.drop()
         self._apply(self._core.close(time.monotonic()))
         await self._tasks.finish(_GRACE)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_GRACE):
-                await asyncio.gather(*(channel._close() for channel in self._channels.values()))
+                closing = [channel._close() for channel in self._channels.values()]
+                await asyncio.gather(self._rest.close(), *closing)
 
-    def channel(self, name: str, *, private: bool = False) -> Channel:
+    def channel(
+        self,
+        name: str,
+        *,
+        private: bool = False,
+        ack: bool = False,
+        echo: bool = False,
+        presence_key: str | None = None,
+        replay: ReplayOptions | None = None,
+    ) -> Channel:
         """The channel of this name, with or without ``realtime:`` before it. One object per name.
 
         A ``private`` one is joined only where the policies on ``realtime.messages`` let the token's role read
-        it. Raises UsageError where the channel of this name is of the other kind: they are one topic.
+        it. With ``ack`` the server confirms each broadcast, with ``echo`` the channel hears its own. It is
+        present under ``presence_key``, or a key of its own that the server makes. ``replay`` asks for earlier
+        broadcasts of a private channel; a message that it brings again after a reconnect is left out.
+
+        Raises UsageError where the channel of this name was asked for with other options: it is one topic.
         """
-        topic = name if name.startswith("realtime:") else f"realtime:{name}"
+        topic = text(name if name.startswith("realtime:") else f"realtime:{name}", "the channel's name")
         if topic == "realtime:":
             raise UsageError("a channel needs a name")
+        asked = options(private=private, ack=ack, echo=echo, presence_key=presence_key, replay=replay)
         channel = self._channels.get(topic)
         if channel is None:
-            channel = self._channels[topic] = Channel(self, topic, self._buffer, private)
-        if channel.private != private:
-            kind = "private" if channel.private else "public"
-            hint = f"ask with private={channel.private}, or remove that channel first"
-            raise UsageError(f"channel {channel.name!r} is {kind} on this client already", hint=hint)
+            channel = self._channels[topic] = Channel(self, topic, self._buffer, asked)
+        if (option := channel._options.unlike(asked)) is not None:
+            given = f"{option}={getattr(channel._options, option)!r}"
+            hint = "ask with the same, or remove that channel first"
+            raise UsageError(f"channel {channel.name!r} has {given} on this client already", hint=hint)
         return channel
 
     def set_token(self, token: Credential) -> None:
@@ -225,7 +244,7 @@ class Client:
         """While the server's answer is awaited, full mailboxes do not hold the reader."""
         self._awaiting += 1
         for channel in self._channels.values():
-            channel._mailbox.wake()
+            channel._delivery.mailbox.wake()
         try:
             yield
         finally:
@@ -247,12 +266,14 @@ class Client:
                     self._tokens.ask(want)
                 case wants.Notify(topic):
                     self._channels[topic]._told(want)
+                case wants.Settle(topic):
+                    self._channels[topic]._sending.settle(want)
                 case wants.Report(error):
                     self._report(error)
                 case wants.Stop(error):
                     self._refuse(error)
                 case _:
-                    self._channels[want.topic]._put(want)
+                    self._channels[want.topic]._delivery.put(want)
         self._changed()
 
     def _changed(self) -> None:

@@ -11,6 +11,7 @@
     │                            private channel that no policy lets the token's role read
     ├── TokenError               the `key` or `token` callable failed
     ├── JoinError                the server refused the channel, its subscriptions, or ended it
+    ├── SendError                the server refused a broadcast, or what was to be tracked
     ├── TimedOut                 no answer in time
     ├── GapError                 changes are missing, and nobody listens for gaps
     ├── StoreError               a store of positions failed
@@ -100,6 +101,22 @@ class JoinError(RowcastError):
     """The server refused the channel or its subscriptions, or ended the channel."""
 
     code = "JoinRefused"
+
+
+class SendError(RowcastError):
+    """The server refused a broadcast, or what was to be tracked.
+
+    ``status`` is the HTTP status of a broadcast that went by a request, else None.
+    """
+
+    code = "SendRefused"
+
+    def __init__(
+        self, message: str, *, status: int | None = None, code: str | None = None, hint: str | None = None
+    ) -> None:
+        super().__init__(message, code=code, hint=hint)
+        self.status = status
+        self.temporary = status is not None and (status == 429 or status >= 500)
 
 
 class TimedOut(RowcastError):

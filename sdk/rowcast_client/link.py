@@ -1,8 +1,8 @@
 """Link: a client's present socket, dialled, read, written and hung up.
 
-The reader hands changes to the channels' mailboxes and waits when one is full, so that a slow callback holds
-the socket back; only while a subscribe or unsubscribe is being awaited does it read on past that bound,
-because the answer is behind those changes.
+The reader hands what comes to the channels' mailboxes and waits when one is full, so that a slow callback
+holds the socket back; only while an answer of the server is being awaited does it read on past that bound,
+because the answer is behind what waits.
 """
 
 import asyncio
@@ -15,17 +15,18 @@ from typing import TYPE_CHECKING
 from websockets.asyncio.client import ClientConnection
 
 from . import websocket
-from ._core.wants import Batch, Deliver, Part, System
+from ._core.wants import Batch, Deliver, Hear, Part, Present, System
 from .address import with_key
 from .credentials import Credential, resolve
 from .errors import ConnectionLost, RowcastError
+from .outbox import Outbox
 from .states import ChannelState
 
 if TYPE_CHECKING:
     from .client import Client
 
-# Control frames only (joins, leaves, heartbeats): more than this unsent means a socket that takes nothing.
-_OUTBOX = 65_536
+# What comes by itself and waits for room; the rest is for the shell at once.
+_Content = Deliver | Part | Batch | System | Hear | Present
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -51,19 +52,16 @@ class Link:
         self._client, self._address = client, address
         self._serving: asyncio.Task[None] | None = None
         self._socket: ClientConnection | None = None
-        self._outbox: asyncio.Queue[str] = asyncio.Queue(_OUTBOX)
+        self.outbox = Outbox()
 
     def open(self, number: int) -> None:
         """Begin to open the socket of this number."""
         self._serving = self._client._tasks.spawn(self._serve(number), "rowcast connection")
 
-    def send(self, text: str) -> None:
+    def send(self, frame: str | bytes) -> None:
         """Queue a frame."""
-        try:
-            self._outbox.put_nowait(text)
-        except asyncio.QueueFull:
-            if self._socket is not None:
-                self._socket.transport.abort()
+        if not self.outbox.put(frame) and self._socket is not None:
+            self._socket.transport.abort()
 
     def hang_up(self, gently: bool) -> None:
         """End the socket, or the try to open it."""
@@ -84,8 +82,8 @@ class Link:
                 client._watchers.refuse(error)
             client._apply(core.failed(number, error, time.monotonic()))
             return
-        self._socket, self._outbox = socket, asyncio.Queue(_OUTBOX)
-        writer = client._tasks.spawn(websocket.write(socket, self._outbox), "rowcast writer")
+        self._socket, self.outbox = socket, (outbox := Outbox())
+        writer = client._tasks.spawn(websocket.write(socket, outbox), "rowcast writer")
         try:
             client._apply(core.opened(number, time.monotonic()))
             await self._read(number, socket)
@@ -96,30 +94,29 @@ class Link:
             client._apply(core.lost(number, broken, time.monotonic()))
         finally:
             writer.cancel()
+            outbox.end()
             socket.transport.abort()
 
     async def _read(self, number: int, socket: ClientConnection) -> None:
         while True:
             message = await websocket.read(socket)
-            if isinstance(message, bytes):
-                continue  # binary frames carry broadcasts, which nobody here has asked for
             wanted = self._client._core.received(number, message, time.monotonic())
-            if len(wanted) == 1 and isinstance(want := wanted[0], Deliver | Part | Batch | System):
+            if len(wanted) == 1 and isinstance(want := wanted[0], _Content):
                 if isinstance(want, System):
                     self._client._changed()  # it may have warned of the token's end
                 await self._hand_over(want)
             else:
                 self._client._apply(wanted)
 
-    async def _hand_over(self, item: Deliver | Part | Batch | System) -> None:
+    async def _hand_over(self, item: _Content) -> None:
         client = self._client
         channel = client._channels[item.topic]
-        if channel._mailbox.full:
+        if channel._delivery.mailbox.full:
             client._core.listening(False, time.monotonic())
             try:
-                await channel._mailbox.room()
+                await channel._delivery.mailbox.room()
             finally:
                 client._core.listening(True, time.monotonic())
                 client._changed()
         if channel.state not in (ChannelState.LEAVING, ChannelState.CLOSED):
-            channel._put(item)
+            channel._delivery.put(item)

@@ -5,8 +5,18 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from ._core.wants import Batch, Deliver, Item, Miss, Part, System
-from .callbacks import ChangeCallback, GapCallback, SnapshotCallback, SystemCallback, TransactionCallback
+from ._core.presence import Roster
+from ._core.wants import Batch, Deliver, Hear, Item, Miss, Part, Present, System
+from .broadcast import read_broadcast
+from .callbacks import (
+    BroadcastCallback,
+    ChangeCallback,
+    GapCallback,
+    PresenceCallback,
+    SnapshotCallback,
+    SystemCallback,
+    TransactionCallback,
+)
 from .change import Change, read_change
 from .errors import UsageError
 from .snapshot import read_snapshot
@@ -41,6 +51,10 @@ class Listeners:
         self.bindings: list[dict[str, Any]] = []
         self.gaps: list[GapCallback] = []
         self.system: list[SystemCallback] = []
+        #: With the event that each is for, None for all.
+        self.broadcasts: list[tuple[str | None, BroadcastCallback]] = []
+        self.presences: list[tuple[str | None, PresenceCallback]] = []
+        self.roster = Roster()
         self._changes: list[_Change] = []
         self._snapshots: list[_Snapshot] = []
         self._transactions: list[_Transaction] = []
@@ -50,6 +64,16 @@ class Listeners:
     def group(self) -> bool:
         """Whether somebody listens to whole transactions."""
         return bool(self._transactions)
+
+    @property
+    def broadcast(self) -> bool:
+        """Whether somebody listens to broadcasts."""
+        return bool(self.broadcasts)
+
+    @property
+    def presence(self) -> bool:
+        """Whether somebody listens to presence."""
+        return bool(self.presences)
 
     def change(
         self, binding: dict[str, Any], callback: ChangeCallback, on_snapshot: SnapshotCallback | None
@@ -66,7 +90,7 @@ class Listeners:
         self._transactions.append(_Transaction(indices, callback))
 
     def calls(self, item: Item) -> list[Call]:
-        """Whom to call with what, in order. Raises ProtocolError for rows that cannot be read."""
+        """Whom to call with what, in order. Raises ProtocolError for what cannot be read."""
         return list(self._calls(item))
 
     def _calls(self, item: Item) -> Iterator[Call]:
@@ -87,6 +111,16 @@ class Listeners:
             case System(_, payload):
                 for heard in self.system:
                     yield heard, payload
+            case Hear():
+                broadcast = read_broadcast(item)
+                for of, hears in self.broadcasts:
+                    if of in (None, broadcast.event):
+                        yield hears, broadcast
+            case Present():
+                for event in self.roster.told(item):
+                    for kind, sees in self.presences:
+                        if kind in (None, event.event):
+                            yield sees, event
 
     def _of(self, change: Change, bindings: Sequence[int]) -> Iterator[Call]:
         for listener in self._changes:

@@ -1,9 +1,9 @@
 """Mailbox: what waits for a channel's callbacks, in order, and bounded.
 
-Changes, snapshots and system messages come from the reader, which waits for room first, so that a slow
-callback holds back the socket and nothing is dropped. Statuses may come from anywhere and cannot wait: when
-``STATUSES`` of them are unseen, a new one takes the place of the last. So does a position without a change
-that of another.
+Changes, snapshots, broadcasts, presence and system messages come from the reader, which waits for room
+first, so that a slow callback holds back the socket and nothing is dropped. Statuses may come from anywhere
+and cannot wait: when ``STATUSES`` of them are unseen, a new one takes the place of the last. So does a
+position without a change that of another.
 """
 
 import asyncio
@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from ._core.wants import Advance, Batch, Deliver, Notify, Part
+from ._core.wants import Advance, Batch, Deliver, Hear, Notify, Part, Present
 from ._core.wants import Item as Content
 
 STATUSES = 32
@@ -36,7 +36,7 @@ class _Load:
 
 def _size(item: Content) -> int:
     match item:
-        case Deliver(data=data) | Batch(data=data):
+        case Deliver(data=data) | Batch(data=data) | Hear(data=data) | Present(data=data):
             return len(data)
         case Part(changes=changes):
             return sum(len(data) for _, data in changes)

@@ -34,6 +34,15 @@ class Tokens:
         self._credential = credential
         self._replaced += 1
 
+    async def now(self) -> str | None:
+        """A token for a request of its own; None where there is none to send. Raises TokenError."""
+        while self._credential is not None:
+            replaced = self._replaced
+            token = await resolve(self._credential, "token", self._timeout)
+            if replaced == self._replaced:
+                return token
+        return None
+
     def ask(self, ask: Ask) -> None:
         """Have this answered: with a token, None (there is none to send), or why it cannot be had."""
         if self._credential is None or isinstance(self._credential, str):

@@ -15,6 +15,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.http11 import Response
 
 from .errors import AuthError, ConnectError, ConnectionLost, RowcastError
+from .outbox import Outbox
 
 SEND_TIMEOUT = 10.0
 CLOSE_TIMEOUT = 2.0
@@ -62,11 +63,11 @@ async def read(socket: ClientConnection) -> str | bytes:
         raise ConnectionLost(f"the connection ended: {how}", close_code=code) from None
 
 
-async def write(socket: ClientConnection, frames: asyncio.Queue[str]) -> None:
+async def write(socket: ClientConnection, frames: Outbox) -> None:
     """Send what comes, until the socket ends. A socket that takes nothing for too long is ended."""
     try:
         while True:
-            frame = await frames.get()
+            frame = await frames.take()
             async with asyncio.timeout(SEND_TIMEOUT):
                 await socket.send(frame)
     except TimeoutError:

@@ -7,28 +7,14 @@ from asyncio.subprocess import PIPE
 from pathlib import Path
 from typing import Any
 
-import asyncpg
 import pytest
 
 from rowcast_client import AuthError, Change, JoinError, RetryPolicy, create_client
+from support.heard import take, write
 
 pytestmark = pytest.mark.anyio
 
 ROOT = Path(__file__).parents[2]
-
-
-async def write(database: str, *statements: str) -> None:
-    connection = await asyncpg.connect(database)
-    try:
-        for statement in statements:
-            await connection.execute(statement)
-    finally:
-        await connection.close()
-
-
-async def take(changes: "asyncio.Queue[Change]", number: int) -> list[Change]:
-    async with asyncio.timeout(20):
-        return [await changes.get() for _ in range(number)]
 
 
 async def test_insert_update_and_delete_arrive_and_go_on_after_a_restart(server: Any) -> None:

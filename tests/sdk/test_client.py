@@ -288,7 +288,11 @@ async def test_wrong_uses_are_refused_where_they_are_made(connect: Connect) -> N
         lambda: channel.on("postgres_changes", TODOS, print, table="t"),  # type: ignore[call-overload]
         lambda: channel.on("postgres_changes", TODOS, print, print),  # type: ignore[call-overload]
         lambda: channel.on("system", print, table="t"),  # type: ignore[call-overload]
-        lambda: channel.on("presence", print),  # type: ignore[call-overload]
+        lambda: channel.on("nothing", print),  # type: ignore[call-overload]
+        lambda: channel.on("presence", print, event="gone"),  # type: ignore[call-overload]
+        lambda: channel.on("presence", {"event": 5}, print),  # type: ignore[call-overload]
+        lambda: channel.on("broadcast", {"name": "e"}, print),  # type: ignore[call-overload]
+        lambda: channel.on("broadcast", print, table="t"),  # type: ignore[call-overload]
         lambda: channel.subscribe(lambda: None),  # type: ignore[arg-type]
         lambda: Client("ftp://host", "k"),
         lambda: Client("http://host", "k", buffer=0),

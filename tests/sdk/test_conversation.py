@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from rowcast_client._core.connection import Connection
-from rowcast_client._core.join import Phase, Timing
+from rowcast_client._core.phases import Phase, Timing
 from rowcast_client._core.wants import Authorize, Close, Notify, Open, Refresh, Send, Want
 from rowcast_client.errors import AuthError, ConnectError, ConnectionLost, TokenError
 from rowcast_client.retry import RetryPolicy

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from rowcast_client._core import frames
 from rowcast_client._core.asking import How
 from rowcast_client._core.connection import Connection
-from rowcast_client._core.join import Timing
+from rowcast_client._core.phases import Timing
 from rowcast_client._core.wants import (
     Authorize,
     Close,

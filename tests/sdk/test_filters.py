@@ -20,7 +20,7 @@ from rowcast_client import (
     create_client,
 )
 from rowcast_client._core.connection import Connection
-from rowcast_client._core.join import Timing
+from rowcast_client._core.phases import Timing
 from rowcast_client._core.wants import Authorize, Notify, Send, Want
 
 pytestmark = pytest.mark.anyio

@@ -182,7 +182,7 @@ async def test_a_private_channel_is_asked_for_and_is_one_topic_with_its_public_n
     line = await peer.line()
     assert (await line.accept())[4] == {"config": {"postgres_changes": [], "private": True}}
     await room
-    with pytest.raises(UsageError, match="'room' is private on this client already"):
+    with pytest.raises(UsageError, match="'room' has private=True on this client already"):
         client.channel("room")
     removing = asyncio.ensure_future(client.remove_channel(room))
     leave = await line.hear("phx_leave")
@@ -190,7 +190,7 @@ async def test_a_private_channel_is_asked_for_and_is_one_topic_with_its_public_n
     await removing
     client.channel("room").subscribe()
     assert "private" not in (await line.accept())[4]["config"]
-    with pytest.raises(UsageError, match="'room' is public on this client already"):
+    with pytest.raises(UsageError, match="'room' has private=False on this client already"):
         client.channel("room", private=True)
 
 

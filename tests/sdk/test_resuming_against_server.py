@@ -5,7 +5,6 @@ import signal
 from functools import partial
 from typing import Any
 
-import asyncpg
 import pytest
 
 from rowcast_client import (
@@ -16,24 +15,11 @@ from rowcast_client import (
     Transaction,
     create_client,
 )
+from support.heard import take, write
 
 pytestmark = pytest.mark.anyio
 
 SOON = RetryPolicy(first=0.02, cap=0.1)
-
-
-async def write(database: str, *statements: str) -> None:
-    connection = await asyncpg.connect(database)
-    try:
-        for statement in statements:
-            await connection.execute(statement)
-    finally:
-        await connection.close()
-
-
-async def take(queue: "asyncio.Queue[Any]", number: int) -> list[Any]:
-    async with asyncio.timeout(20):
-        return [await queue.get() for _ in range(number)]
 
 
 def insert(first: int, last: int) -> str:

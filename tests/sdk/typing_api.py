@@ -4,6 +4,7 @@ from datetime import datetime
 from typing import Any, assert_type
 
 from rowcast_client import (
+    Broadcast,
     Change,
     Channel,
     Client,
@@ -11,6 +12,8 @@ from rowcast_client import (
     Gap,
     PositionStore,
     PostgresStore,
+    Presence,
+    PresenceEvent,
     RowcastError,
     Rows,
     Snapshot,
@@ -51,6 +54,16 @@ def on_gap(gap: Gap) -> None:
     assert_type(gap.position, str | None)
 
 
+def on_broadcast(broadcast: Broadcast) -> None:
+    assert_type(broadcast.id, str | None)
+    assert_type(broadcast.payload, Any)
+
+
+async def on_presence(event: PresenceEvent) -> None:
+    assert_type(event.joined, tuple[Presence, ...])
+    assert_type(event.current[0].payload, dict[str, Any])
+
+
 async def token() -> str:
     return "token"
 
@@ -76,6 +89,18 @@ async def usage() -> None:
         assert_type(await channel.rows("t", filter="a=eq.1", key=["a", "b"]).ready(), Rows)
         async for row in channel.rows("t"):
             assert_type((row.old, row.new), tuple[dict[str, Any] | None, dict[str, Any] | None])
+        channel.on("broadcast", on_broadcast).on("broadcast", on_broadcast, event="cursor")
+        channel.on("broadcast", {"event": "cursor"}, on_broadcast).on("broadcast", {}, on_broadcast)
+        channel.on("presence", on_presence).on("presence", on_presence, event="sync")
+        channel.on("presence", {"event": "join"}, on_presence)
+        assert_type(await channel.send("cursor", {"x": 1}), None)
+        await channel.send("bytes", b"\0", timeout=1)
+        await channel.send("empty")
+        await channel.track({"name": "ann"})
+        await channel.untrack()
+        assert_type(channel.presence_state(), dict[str, list[Presence]])
+        client.channel("c", private=True, ack=True, echo=True, presence_key="ann")
+        client.channel("c", private=True, replay={"since": datetime.now(), "limit": 5})
         client.set_token("token")
         client.set_token(token)
         client.channel("b", True)  # type: ignore[call-arg]
@@ -87,4 +112,8 @@ async def usage() -> None:
         channel.on("postgres_changes", on_change, table="t", snapshot={"size": 1})  # type: ignore[call-overload]
         channel.subscribe(resume=client)  # type: ignore[arg-type]
         channel.on("broadcast", on_change)  # type: ignore[call-overload]
+        channel.on("presence", on_presence, event="gone")  # type: ignore[call-overload]
+        channel.on("presence", {"event": "gone"}, on_presence)  # type: ignore[call-overload]
+        await channel.track("name")  # type: ignore[arg-type]
+        client.channel("b", private=True, replay={"until": 1})  # type: ignore[arg-type]
         create_client("http://localhost", 5)  # type: ignore[arg-type]

@@ -1,9 +1,15 @@
-"""Answers: what the reply to a join says."""
+"""Answers: what the server replies to a join, and to what a channel sends."""
 
 from collections.abc import Sequence
 from typing import Any
 
-from ..errors import AuthError, JoinError, RowcastError
+from ..errors import AuthError, JoinError, RowcastError, SendError
+
+#: What lets a role send to a private channel.
+WRITE_POLICY = (
+    "add a policy for insert on realtime.messages that lets this role send, and see that the token is the "
+    "right one"
+)
 
 _AUTH_CODES = frozenset({"InvalidJWTToken", "MalformedJWT", "JwtSignatureError", "Unauthorized"})
 _ECHOED = ("event", "schema", "table", "filter")
@@ -12,6 +18,13 @@ _POLICY = (
     "right one"
 )
 _PRIVATE_ONLY = "use client.channel(name, private=True)"
+
+#: What a payload over the limit is refused with.
+TOO_LARGE = "payload_size_exceeded"
+HINTS = {
+    "Unauthorized": WRITE_POLICY,
+    TOO_LARGE: "send less at once, or raise ROWCAST_MAX_PAYLOAD on the server",
+}
 
 
 def match(bindings: Sequence[dict[str, Any]], echo: Any) -> dict[int, tuple[int, ...]] | None:
@@ -37,3 +50,12 @@ def refusal(response: Any, private: bool) -> RowcastError:
     if code in _AUTH_CODES:
         return AuthError(text, code=code, hint=_POLICY if private and code == "Unauthorized" else None)
     return JoinError(text, code=code, hint=_PRIVATE_ONLY if code == "PrivateOnly" else None)
+
+
+def unsent(response: Any) -> SendError:
+    """A broadcast or a track refused with ``{"reason": text}``, or a text, as an exception."""
+    reason = response.get("reason") if isinstance(response, dict) else response
+    text = reason if isinstance(reason, str) and reason else "the server refused it without a reason"
+    code, found, _ = text.partition(": ")
+    code = code if (found and code.isalnum()) or text.isidentifier() else "SendRefused"
+    return SendError(text, code=code, hint=HINTS.get(code))

@@ -8,17 +8,32 @@ Binding = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
+class Replay:
+    """Which earlier broadcasts to hear first: the newest ``limit`` since then (ms of Unix time)."""
+
+    since: int
+    limit: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class How:
     """What holds for a channel as a whole.
 
     ``group``: changes come by the transaction. The channel begins at the present, or after the position
-    ``resume``, or, with ``stored``, after the one that the answer to ``Load`` gives.
+    ``resume``, or, with ``stored``, after the one that the answer to ``Load`` gives. ``ack``: broadcasts are
+    answered. ``echo``: it hears its own. ``presence``: it is told who is present, and is so itself under
+    ``presence_key``, or a key that the server makes.
     """
 
     private: bool = False
     group: bool = False
     resume: str | None = None
     stored: bool = False
+    ack: bool = False
+    echo: bool = False
+    presence: bool = False
+    presence_key: str | None = None
+    replay: Replay | None = None
 
 
 def config(
@@ -28,6 +43,11 @@ def config(
     config: dict[str, Any] = {"postgres_changes": list(bindings)}
     if how.private:
         config["private"] = True
+    if broadcast := _broadcast(how):
+        config["broadcast"] = broadcast
+    if how.presence:
+        key = {} if how.presence_key is None else {"key": how.presence_key}
+        config["presence"] = {"enabled": True, **key}
     asked: dict[str, Any] = {"gap": True} if bindings else {}
     if how.group:
         asked["group"] = "transaction"
@@ -38,6 +58,18 @@ def config(
     if resume is not None:
         config["resume"] = {"position": resume}
     return config
+
+
+def _broadcast(how: How) -> dict[str, Any]:
+    asked: dict[str, Any] = {}
+    if how.ack:
+        asked["ack"] = True
+    if how.echo:
+        asked["self"] = True
+    if how.replay is not None:
+        limit = {} if how.replay.limit is None else {"limit": how.replay.limit}
+        asked["replay"] = {"since": how.replay.since, **limit}
+    return asked
 
 
 def snapshots(bindings: Sequence[Binding]) -> frozenset[int]:

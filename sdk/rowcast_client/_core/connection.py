@@ -13,11 +13,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from ..errors import AuthError, ConnectError, ConnectionLost, ProtocolError, RowcastError
 from ..retry import RetryPolicy
 from ..states import ClientState
-from . import frames
+from . import broadcasts, frames
 from .asking import Binding, How
 from .backoff import Backoff
-from .join import Join, Phase, Timing
-from .wants import Close, Open, Report, Send, Stop, Want
+from .join import Join
+from .phases import Phase, Timing
+from .wants import Close, Hear, Open, Report, Send, Stop, Want
 
 # A tick that comes this late means that the process, not the server, was away.
 _HELD_UP = 1.0
@@ -93,11 +94,13 @@ class Connection:
         return self._again(error, now) if socket == self._socket else []
 
     def received(self, socket: int, text: str | bytes, now: float) -> list[Want]:
-        """A text frame came in."""
+        """A frame came in."""
         if socket != self._socket:
             return []
         self._heard_at = now
         try:
+            if isinstance(text, bytes):
+                return self._broadcast(broadcasts.from_binary(text))
             frame = frames.decode(text)
             if frame.topic == frames.HEARTBEAT_TOPIC:
                 return self._answered(frame)
@@ -170,6 +173,22 @@ class Connection:
         """The other answer to ``Refresh``."""
         return list(self.joins[topic].unrefreshed(join_ref, error, now)) if topic in self.joins else []
 
+    def broadcast(
+        self, topic: str, event: str, payload: bytes, number: int | None, *, raw: bool
+    ) -> list[Send]:
+        """Send this on a channel that is joined. With a ``number`` the answer is awaited: see ``Settle``."""
+        join = self.joins.get(topic)
+        return [] if join is None else list(join.broadcast(event, payload, number, raw=raw))
+
+    def show(self, topic: str, payload: bytes | None, number: int) -> list[Want]:
+        """Track this from now on, or nothing, on a channel that is subscribed to. ``Settle`` follows."""
+        return list(self.joins[topic].show(payload, number)) if topic in self.joins else []
+
+    def abandon(self, topic: str, number: int) -> None:
+        """Nobody waits for that answer any more."""
+        if topic in self.joins:
+            self.joins[topic].forget(number)
+
     def tick(self, now: float) -> list[Want]:
         """Time has passed."""
         due = self.deadline
@@ -208,6 +227,10 @@ class Connection:
         if self._beat_ref is None:  # else the oldest that is unanswered stays the one that counts
             self._beat_ref, self._beat_sent = ref, now
         return [Send(frames.encode(None, ref, frames.HEARTBEAT_TOPIC, "heartbeat", {}))]
+
+    def _broadcast(self, heard: Hear) -> list[Want]:
+        join = self.joins.get(heard.topic)
+        return [] if join is None else list(join.heard(heard))
 
     def _answered(self, frame: frames.Frame) -> list[Want]:
         self._beat_ref = None if frame.ref == self._beat_ref else self._beat_ref

@@ -1,28 +1,44 @@
-"""Content: the messages that carry rows, as wants for the bindings that they are for."""
+"""Content: the messages that carry something for callbacks, as wants: rows, broadcasts, who is present."""
 
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from typing import ClassVar
 
-from .asking import Binding, snapshots
+from .asking import Binding, How, snapshots
+from .broadcasts import from_text
 from .frames import Frame, decode_change, decode_mark, decode_transaction
 from .place import Place
-from .wants import Batch, Deliver, Part, Want
+from .wants import Batch, Deliver, Hear, Part, Present, Want
+
+#: How many ids of broadcasts are kept: many more than a replay has.
+_IDS = 1000
 
 
 class Content:
     """Reads one channel's messages, and keeps its place. What was heard before is left out."""
 
-    EVENTS: ClassVar[frozenset[str]] = frozenset({"postgres_changes", "transaction", "snapshot"})
+    EVENTS: ClassVar[frozenset[str]] = frozenset(
+        {"postgres_changes", "transaction", "snapshot", "broadcast", "presence_state", "presence_diff"}
+    )
 
     def __init__(self, topic: str, place: Place) -> None:
         self._topic, self._place = topic, place
         self._indices: Mapping[int, tuple[int, ...]] = {}
         self._snapshots: frozenset[int] = frozenset()
+        self._how, self._join_ref = How(), ""
+        self._ids: deque[str] = deque(maxlen=_IDS)
 
-    def accepted(self, indices: Mapping[int, tuple[int, ...]], bindings: Sequence[Binding]) -> None:
-        """The server gave the bindings these ids."""
+    def reset(self) -> None:
+        """The channel begins anew."""
+        self._ids.clear()
+
+    def accepted(
+        self, indices: Mapping[int, tuple[int, ...]], bindings: Sequence[Binding], how: How, join_ref: str
+    ) -> None:
+        """The server took the join, and gave the bindings these ids."""
         self._indices = indices
         self._snapshots = snapshots(bindings)
+        self._how, self._join_ref = how, join_ref
 
     def received(self, frame: Frame) -> Iterator[Want]:
         """A message of one of ``EVENTS``. Raises ProtocolError for one that cannot be read."""
@@ -30,8 +46,21 @@ class Content:
             yield from self._change(frame)
         elif frame.event == "transaction":
             yield self._part(frame)
-        else:
+        elif frame.event == "snapshot":
             yield from self._batch(frame)
+        elif frame.event == "broadcast":
+            yield from self.heard(from_text(frame))
+        elif self._how.presence:
+            whole = frame.event == "presence_state"
+            yield Present(self._topic, self._join_ref, bytes(frame.payload), whole)
+
+    def heard(self, broadcast: Hear) -> Iterator[Want]:
+        """A broadcast. A replay brings with each join what was sent before it: each is heard once."""
+        if self._how.replay is not None and broadcast.id is not None:
+            if broadcast.replayed and broadcast.id in self._ids:
+                return
+            self._ids.append(broadcast.id)
+        yield broadcast
 
     def _change(self, frame: Frame) -> Iterator[Want]:
         change = decode_change(frame.payload)

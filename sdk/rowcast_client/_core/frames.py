@@ -76,8 +76,13 @@ _SURROGATES = re.compile(
 _HALF = 6
 
 
-def _whole(found: re.Match[str]) -> str:
+def _mended(found: re.Match[str]) -> str:
     return "\\ufffd" if len(found[0]) == _HALF else found[0]
+
+
+def whole(text: str) -> str:
+    """JSON in which half of a surrogate pair, which is no character, is U+FFFD."""
+    return _SURROGATES.sub(_mended, text) if "\\ud" in text.lower() else text
 
 
 def encode(join_ref: str | None, ref: str, topic: str, event: str, payload: Mapping[str, Any]) -> str:
@@ -88,11 +93,11 @@ def encode(join_ref: str | None, ref: str, topic: str, event: str, payload: Mapp
 def decode(text: str | bytes) -> Frame:
     """Read one frame. Raises ProtocolError.
 
-    A json column may hold half of a surrogate pair, which is no character: it becomes U+FFFD.
+    A json column, or a broadcast, may hold half of a surrogate pair.
     """
     try:
         text = text if isinstance(text, str) else text.decode()
-        return _frame.decode(_SURROGATES.sub(_whole, text) if "\\ud" in text.lower() else text)
+        return _frame.decode(whole(text))
     except (msgspec.DecodeError, UnicodeError, RecursionError) as fault:
         raise ProtocolError("a frame is not [join_ref, ref, topic, event, payload]") from fault
 

@@ -11,6 +11,7 @@
     CONFIRMING   --system error-->        WAITING       if no binding is left; told CHANNEL_ERROR
     SUBSCRIBED   --system error-->        SUBSCRIBED    told CHANNEL_ERROR; SUBSCRIBED at the next ok
     SUBSCRIBED   --token ends soon-->     SUBSCRIBED    wants the next token; sends access_token
+                 --broadcast, track-->    SUBSCRIBED    sends it
     any of these --refused, silent, ended, socket gone--> WAITING   told CHANNEL_ERROR or TIMED_OUT
     any          --leave-->               LEAVING       sends phx_leave; IDLE at once when nothing was joined
     LEAVING      --reply, phx_close, silence, socket gone--> IDLE   (WAITING, if subscribed again meanwhile)
@@ -18,66 +19,34 @@
 Rules: one join in flight at most; a frame that carries another join's ref is not ours; a failed join is tried
 again for ever, each time with a fresh token, and from where the channel has come to (``place``); a socket
 that went away costs the channel no waiting of its own; a binding that the server refuses, or gives up for a
-while, takes no other with it.
+while, takes no other with it; what is tracked is sent again as soon as the channel is SUBSCRIBED again.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from enum import Enum, auto
 from typing import Any
 
-from ..errors import JoinError, ProtocolError, RowcastError, TimedOut
+from ..errors import ClientClosed, JoinError, ProtocolError, RowcastError, TimedOut
 from ..gap import Gap
 from ..retry import RetryPolicy
 from ..states import ChannelState, SubscribeStatus
 from .answers import match, refusal
 from .asking import Binding, How, config, snapshots
 from .backoff import Backoff
+from .broadcasts import push
+from .calls import Calls
 from .content import Content
 from .frames import Frame, decode_object, decode_reply, encode
+from .phases import AWAITING_ANSWER, HEARING, ON_SERVER, PUBLIC, Phase, Timing
 from .place import Place
 from .renewal import Renewal
-from .wants import Advance, Authorize, Load, Miss, Notify, Refresh, Report, Send, System, Want
+from .shown import Shown
+from .wants import Advance, Authorize, Hear, Load, Miss, Notify, Refresh, Report, Send, System, Want
 
 _OTHERS = "mend it or leave it out; the channel's other subscriptions go on"
 _LONGEST_WARNING = 3600
 _NO_SNAPSHOT = "Unable to take a snapshot"
 _UNCONFIRMED = "the server did not confirm the channel"
 _STAYS = "the channel stays joined, and is SUBSCRIBED again when the server says so"
-
-
-class Phase(Enum):
-    """Where a channel stands; the module's docstring draws how it moves."""
-
-    IDLE = auto()
-    WAITING = auto()
-    LOADING = auto()
-    AUTHORIZING = auto()
-    JOINING = auto()
-    CONFIRMING = auto()
-    SUBSCRIBED = auto()
-    LEAVING = auto()
-
-
-_AWAITING_ANSWER = frozenset(
-    {Phase.LOADING, Phase.AUTHORIZING, Phase.JOINING, Phase.CONFIRMING, Phase.LEAVING}
-)
-_ON_SERVER = frozenset({Phase.JOINING, Phase.CONFIRMING, Phase.SUBSCRIBED})
-_HEARING = frozenset({Phase.CONFIRMING, Phase.SUBSCRIBED})
-_PUBLIC = {
-    Phase.IDLE: ChannelState.CLOSED,
-    Phase.SUBSCRIBED: ChannelState.JOINED,
-    Phase.LEAVING: ChannelState.LEAVING,
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Timing:
-    """How long, in seconds, to wait for what."""
-
-    join_timeout: float
-    heartbeat_interval: float
-    heartbeat_timeout: float
 
 
 class Join:
@@ -94,6 +63,7 @@ class Join:
         self._timing, self._next_ref, self._backoff = timing, next_ref, Backoff(retry)
         self._renewal = Renewal(retry)
         self._content = Content(topic, self.place)
+        self._calls, self._shown = Calls(topic), Shown(topic, next_ref)
         self._leave_ref: str | None = None
         self._again = self._failing = self._stored = False
         self._reason: str | None = None
@@ -102,7 +72,7 @@ class Join:
     @property
     def state(self) -> ChannelState:
         """The phase in public words."""
-        return _PUBLIC.get(self.phase, ChannelState.ERRORED if self._failing else ChannelState.JOINING)
+        return PUBLIC.get(self.phase, ChannelState.ERRORED if self._failing else ChannelState.JOINING)
 
     @property
     def deadline(self) -> float | None:
@@ -113,13 +83,14 @@ class Join:
     @property
     def awaits_answer(self) -> bool:
         """Whether the deadline is for an answer of the server, and not for a try of ours."""
-        return self.phase in _AWAITING_ANSWER
+        return self.phase in AWAITING_ANSWER
 
     def subscribe(self, bindings: Sequence[Binding], how: How, online: bool, now: float) -> Iterator[Want]:
         """Be joined from now on, with these bindings."""
         if self.phase in (Phase.IDLE, Phase.LEAVING):
             self.bindings, self.how, self._stored = tuple(bindings), how, how.stored
             self.place.reset(how.resume)
+            self._content.reset()
         if self.phase is Phase.LEAVING:
             self._again = True
         elif self.phase is Phase.IDLE:
@@ -130,7 +101,7 @@ class Join:
     def leave(self, online: bool, now: float) -> Iterator[Want]:
         """Be joined no more."""
         self._again = False
-        if self.phase in _ON_SERVER and online:
+        if self.phase in ON_SERVER and online:
             self._move(Phase.LEAVING, now + self._timing.join_timeout)
             yield self._send_leave()
         elif self.phase is not Phase.IDLE and not (self.phase is Phase.LEAVING and online):
@@ -171,6 +142,8 @@ class Join:
             if self.phase is not Phase.WAITING:
                 self._move(Phase.WAITING, now)
             self.join_ref, self._failing = None, True
+            self._shown.offline()
+            yield from self._calls.lost(error)
             yield Notify(self.topic, SubscribeStatus.CHANNEL_ERROR, error)
 
     def tick(self, now: float) -> Iterator[Want]:
@@ -221,7 +194,7 @@ class Join:
 
     def refresh(self) -> Iterator[Want]:
         """Have another token, if the server knows of the channel."""
-        if self.phase in _ON_SERVER and self.join_ref is not None:
+        if self.phase in ON_SERVER and self.join_ref is not None:
             self._renewal.asked()
             yield Refresh(self.topic, self.join_ref)
 
@@ -237,15 +210,34 @@ class Join:
             self._renewal.failed(now)
             yield Report(error)
 
+    def broadcast(self, event: str, payload: bytes, number: int | None, *, raw: bool) -> Iterator[Send]:
+        """Send this, on a channel that is SUBSCRIBED. With a ``number`` its answer is awaited."""
+        if self.phase is not Phase.SUBSCRIBED or self.join_ref is None:
+            return
+        ref = self._next_ref()
+        if number is not None:
+            self._calls.said(ref, number)
+        yield Send(push(self.join_ref, ref, self.topic, event, payload, raw=raw))
+
+    def show(self, payload: bytes | None, number: int) -> Iterator[Want]:
+        """Show this of oneself from now on, or nothing, on a channel that is subscribed to."""
+        joined = self.phase is Phase.SUBSCRIBED
+        return self._shown.show(payload, number, self.join_ref if joined else None)
+
+    def forget(self, number: int) -> None:
+        """Nobody waits for the answer to this broadcast or call any more."""
+        self._calls.forget(number)
+        self._shown.forget(number)
+
     def _stands(self, join_ref: str) -> bool:
-        return self.phase in _ON_SERVER and join_ref == self.join_ref
+        return self.phase in ON_SERVER and join_ref == self.join_ref
 
     def received(self, frame: Frame, now: float) -> Iterator[Want]:
         """A frame on this topic. Raises ProtocolError for one that cannot be read."""
         if frame.join_ref is not None and frame.join_ref != self.join_ref:
             return
         if frame.event in Content.EVENTS:
-            if self.phase in _HEARING:
+            if self.phase in HEARING:
                 yield from self._content.received(frame)
         elif frame.event == "phx_reply":
             yield from self._replied(frame, now)
@@ -253,6 +245,10 @@ class Join:
             yield from self._system(frame, now)
         elif frame.event in ("phx_close", "phx_error"):
             yield from self._ended_by_server(frame.event, now)
+
+    def heard(self, broadcast: Hear) -> Iterator[Want]:
+        """A broadcast on this topic that came as a binary frame."""
+        return self._content.heard(broadcast) if self.phase in HEARING else iter(())
 
     def advance(self, position: str) -> Iterator[Want]:
         """The server stands there, and has sent the channel everything before."""
@@ -262,8 +258,11 @@ class Join:
     def _replied(self, frame: Frame, now: float) -> Iterator[Want]:
         if self.phase is Phase.LEAVING and frame.ref == self._leave_ref:
             yield from self._ended(now)
-        elif self.phase is Phase.JOINING and frame.ref == self.join_ref:
-            reply = decode_reply(frame.payload)
+            return
+        reply = decode_reply(frame.payload)
+        yield from self._calls.answered(frame.ref, reply)
+        yield from self._shown.answered(frame.ref, reply)
+        if self.phase is Phase.JOINING and frame.ref == self.join_ref:
             if reply.status == "ok":
                 yield from self._accepted(reply.response, now)
             else:
@@ -273,7 +272,9 @@ class Join:
                 )
 
     def _accepted(self, response: Any, now: float) -> Iterator[Want]:
+        assert self.join_ref is not None
         if not self.bindings:
+            self._content.accepted({}, (), self.how, self.join_ref)
             yield from self._subscribed(None, now)
             return
         echo = response.get("postgres_changes") if isinstance(response, dict) else None
@@ -282,7 +283,7 @@ class Join:
             error = ProtocolError("the server's subscriptions are not those that were asked for")
             yield from self._failed(SubscribeStatus.CHANNEL_ERROR, error, now)
             return
-        self._content.accepted(indices, self.bindings)
+        self._content.accepted(indices, self.bindings, self.how, self.join_ref)
         self._refusals = []
         self._move(Phase.CONFIRMING, now + self._timing.join_timeout)
 
@@ -290,14 +291,14 @@ class Join:
         payload = decode_object(frame.payload)
         yield System(self.topic, payload)
         left = payload.get("expires_in")
-        if self.phase in _ON_SERVER and isinstance(left, int | float) and 0 <= left <= _LONGEST_WARNING:
+        if self.phase in ON_SERVER and isinstance(left, int | float) and 0 <= left <= _LONGEST_WARNING:
             self._renewal.warned(left, now)
         message, ok = str(payload.get("message", "")), payload.get("status") == "ok"
         if payload.get("extension") != "postgres_changes":
             # An error here is the reason of the phx_close that follows it.
             self._reason = self._reason if ok else message
         elif isinstance(gap := payload.get("gap"), dict):
-            if self.phase in _HEARING:
+            if self.phase in HEARING:
                 yield self._missed(gap, payload.get("position"), message)
         elif ok and (self.phase is Phase.CONFIRMING or (self.phase is Phase.SUBSCRIBED and self._failing)):
             position = payload.get("position")
@@ -337,7 +338,7 @@ class Join:
     def _ended_by_server(self, event: str, now: float) -> Iterator[Want]:
         if self.phase is Phase.LEAVING:
             yield from self._ended(now)
-        elif self.phase in _ON_SERVER:
+        elif self.phase in ON_SERVER:
             what = "ended the channel" if event == "phx_close" else "reports a fault in the channel"
             reason = self._reason or f"the server {what}"
             error = JoinError(reason, code="ChannelEnded", hint="it is tried again")
@@ -345,7 +346,8 @@ class Join:
             yield from self._failed(SubscribeStatus.CHANNEL_ERROR, error, now)
 
     def _subscribed(self, position: str | None, now: float) -> Iterator[Want]:
-        if self.phase is not Phase.SUBSCRIBED:
+        begins = self.phase is not Phase.SUBSCRIBED
+        if begins:
             self._backoff.worked(now)
         self._move(Phase.SUBSCRIBED, None)
         self._failing = False
@@ -353,19 +355,26 @@ class Join:
         yield Notify(self.topic, SubscribeStatus.SUBSCRIBED, position=self.place.reached)
         if gap is not None:
             yield Miss(self.topic, gap, self.place.reached)
+        if begins and self.join_ref is not None:
+            yield from self._shown.joined(self.join_ref)
 
     def _failed(self, status: SubscribeStatus, error: RowcastError, now: float) -> Iterator[Want]:
         # What the server may still hold of this join is given back before the next one.
-        if self.phase in _ON_SERVER and self.join_ref is not None:
+        if self.phase in ON_SERVER and self.join_ref is not None:
             yield self._send_leave()
         self.join_ref, self._failing = None, True
         self._move(Phase.WAITING, self._backoff.failed(now))
+        yield from self._calls.lost(error)
+        yield from self._shown.ended(error)
         yield Report(error)
         yield Notify(self.topic, status, error)
 
     def _ended(self, now: float) -> Iterator[Want]:
         self.join_ref, self._failing = None, False
         self._move(Phase.IDLE, None)
+        left = ClientClosed("the channel was left")
+        yield from self._calls.lost(left)
+        yield from self._shown.left(left)
         yield Notify(self.topic, SubscribeStatus.CLOSED)
         if self._again:
             self._begin(now)
@@ -381,5 +390,5 @@ class Join:
 
     def _move(self, phase: Phase, deadline: float | None) -> None:
         self.phase, self._deadline = phase, deadline
-        if phase not in _ON_SERVER:
+        if phase not in ON_SERVER:
             self._renewal.sent(None, 0.0)

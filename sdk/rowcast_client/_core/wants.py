@@ -25,9 +25,9 @@ class Close:
 
 @dataclass(frozen=True, slots=True)
 class Send:
-    """Send this text frame on the open socket."""
+    """Send this on the open socket: a text frame, or a binary one where it is bytes."""
 
-    text: str
+    text: str | bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +123,38 @@ class System:
 
 
 @dataclass(frozen=True, slots=True)
+class Hear:
+    """A broadcast. ``data`` is its payload: JSON, unparsed, or any bytes where it is ``raw``."""
+
+    topic: str
+    event: str
+    data: bytes
+    raw: bool = False
+    id: str | None = None
+    replayed: bool = False
+    position: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Present:
+    """Who is there: all of it where it is ``whole``, else what became of it, under this join."""
+
+    topic: str
+    join_ref: str
+    data: bytes
+    whole: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Settle:
+    """What became of a call, by its number: the server took it, or it failed."""
+
+    topic: str
+    number: int
+    error: RowcastError | None
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """A fault to log and hand to ``on_error``."""
 
@@ -136,5 +168,5 @@ class Stop:
     error: RowcastError
 
 
-Item = Deliver | Part | Batch | Miss | Advance | System
-Want = Open | Close | Send | Load | Authorize | Refresh | Notify | Item | Report | Stop
+Item = Deliver | Part | Batch | Miss | Advance | System | Hear | Present
+Want = Open | Close | Send | Load | Authorize | Refresh | Notify | Item | Settle | Report | Stop

@@ -1,0 +1,119 @@
+"""Rest: broadcasts by a request each, for channels that are not joined.
+
+httpx is imported with the first of them. Its exceptions may show what was sent: none gets out.
+"""
+
+import asyncio
+import ssl
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+import msgspec
+
+from ._core.answers import HINTS, TOO_LARGE, WRITE_POLICY
+from ._core.calls import UNKNOWN
+from .address import rest_url
+from .credentials import resolve
+from .errors import AuthError, ConnectError, ConnectionLost, RowcastError, SendError
+from .tokens import Tokens
+
+if TYPE_CHECKING:
+    import httpx
+
+    from .link import Address
+
+_SENT = 202
+_WORDS = 500
+
+
+class Rest:
+    """The requests of one client. Its connections stay open for a while, for the next."""
+
+    def __init__(self, address: "Address", tokens: Tokens) -> None:
+        self._address, self._tokens = address, tokens
+        self._client: httpx.AsyncClient | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def broadcast(self, name: str, event: str, payload: bytes, *, raw: bool, private: bool) -> None:
+        """Send this to the topic ``name``. Raises AuthError, SendError, ConnectError or TokenError."""
+        address = self._address
+        key = await resolve(address.key, "key", address.timeout)
+        token = await self._tokens.now()
+        headers = {**(address.headers or {}), "apikey": key}
+        headers["Content-Type"] = "application/octet-stream" if raw else "application/json"
+        if token is not None:
+            headers["Authorization"] = f"Bearer {token}"
+        url = f"{rest_url(address.url)}/{_part(name)}/events/{_part(event)}?private={str(private).lower()}"
+        response = await self._post(url, payload, headers)
+        if response.status_code != _SENT:
+            raise _refusal(response.status_code, response.content, private)
+
+    async def close(self) -> None:
+        """Close the connections. A later request opens new ones."""
+        client, self._client = self._client, None
+        if client is not None and self._loop is asyncio.get_running_loop():
+            await client.aclose()
+
+    async def _post(self, url: str, payload: bytes, headers: dict[str, str]) -> "httpx.Response":
+        import httpx
+
+        seconds = self._address.timeout
+        try:
+            return await self._opened().post(url, content=payload, headers=headers)
+        except httpx.ConnectTimeout:
+            raise ConnectError(f"the server could not be reached within {seconds:g} s") from None
+        except httpx.ConnectError:
+            raise ConnectError("the server cannot be reached", hint="is it running there?") from None
+        except httpx.TransportError:
+            raise ConnectionLost(f"the connection ended before the server answered; {UNKNOWN}") from None
+        except Exception as fault:  # whatever it was, its text may show a header
+            raise ConnectError(f"the request failed: {type(fault).__name__}") from None
+
+    def _opened(self) -> "httpx.AsyncClient":
+        import httpx
+
+        loop = asyncio.get_running_loop()
+        if self._client is None or self._loop is not loop:
+            self._loop = loop
+            timeout = httpx.Timeout(None, connect=self._address.timeout)
+            # As the WebSocket is opened: with what the system trusts.
+            verify = self._address.ssl or ssl.create_default_context()
+            self._client = httpx.AsyncClient(verify=verify, timeout=timeout)
+        return self._client
+
+
+def _part(name: str) -> str:
+    """A part of a path. One of dots alone would be taken for a step up."""
+    return name.replace(".", "%2E") if name in (".", "..") else quote(name, safe="")
+
+
+def _refusal(status: int, body: bytes, private: bool) -> RowcastError:
+    answer = _answer(body)
+    errors = answer.get("errors")
+    said = answer.get("message") or answer.get("error") or (_each(errors) if isinstance(errors, dict) else "")
+    text = f"the server refused it with {status}"
+    if isinstance(said, str) and said:
+        text += f": {said[:_WORDS]}"
+    if status in (401, 403):
+        code = "Unauthorized" if status == 401 else "Forbidden"
+        return AuthError(text, code=code, hint=WRITE_POLICY if private and status == 403 else None)
+    if status == 413 or (isinstance(errors, dict) and "payload" in errors):
+        return SendError(text, status=status, code=TOO_LARGE, hint=HINTS[TOO_LARGE])
+    if status == 404:
+        hint = "check the path of the url; older servers take no broadcast by itself"
+        return SendError(text, status=status, code="NotFound", hint=hint)
+    return SendError(text, status=status, code="TooManyMessages" if status == 429 else None)
+
+
+def _answer(body: bytes) -> dict[str, Any]:
+    try:
+        return msgspec.json.decode(body, type=dict[str, Any])
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
+        return {}
+
+
+def _each(errors: dict[str, Any]) -> str:
+    """What is wrong with each field."""
+    return "; ".join(
+        f"{field}: {', '.join(map(str, what))}" for field, what in errors.items() if isinstance(what, list)
+    )

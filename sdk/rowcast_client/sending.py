@@ -1,0 +1,97 @@
+"""Sending: what one channel says, over the socket where it is joined, else by a request."""
+
+import asyncio
+import itertools
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from ._core.broadcasts import LONGEST
+from ._core.calls import UNKNOWN
+from ._core.wants import Settle
+from .errors import TimedOut, UsageError
+from .payloads import encoded, event_name
+from .states import ChannelState
+
+if TYPE_CHECKING:
+    from .channel import Channel
+    from .client import Client
+
+_NOT_SENT = "it was not sent"
+
+
+class Sending:
+    """One channel's calls, and who awaits their answers."""
+
+    def __init__(self, channel: "Channel", client: "Client", ack: bool) -> None:
+        self._channel, self._client, self._ack = channel, client, ack
+        self._numbers = itertools.count(1)
+        self._awaited: dict[int, asyncio.Future[None]] = {}
+
+    async def broadcast(self, event: str, payload: object, timeout: float) -> None:
+        """Send it. Raises what ``Channel.send`` says."""
+        name, (data, raw) = event_name(event), encoded(payload)
+        if raw and max(len(name.encode()), len(self._channel.topic.encode())) > LONGEST:
+            raise UsageError(f"an event or a channel's name of more than {LONGEST} bytes takes no bytes")
+        state = _NOT_SENT
+        try:
+            async with asyncio.timeout(timeout):
+                while self._joined and self._client._link.outbox.full:
+                    await self._client._link.outbox.room()
+                state = UNKNOWN
+                if not self._joined:
+                    private, channel = self._channel.private, self._channel.name
+                    await self._client._rest.broadcast(channel, name, data, raw=raw, private=private)
+                elif self._ack:
+                    await self._answered(lambda number: self._push(name, data, number, raw=raw))
+                else:
+                    self._push(name, data, None, raw=raw)
+        except TimeoutError:
+            raise TimedOut(f"the broadcast had no answer within {timeout:g} s; {state}") from None
+
+    async def show(self, payload: Any, timeout: float) -> None:
+        """Track this, or untrack where it is None. Raises what ``Channel.track`` says."""
+        if payload is not None and not isinstance(payload, dict):
+            raise UsageError(f"what is tracked is a dict, not {type(payload).__name__}")
+        data = None if payload is None else encoded(payload)[0]
+        if self._channel.state in (ChannelState.CLOSED, ChannelState.LEAVING):
+            if data is None:
+                return
+            raise UsageError(
+                f"channel {self._channel.name!r} is not subscribed", hint="call subscribe() first"
+            )
+        core, topic = self._client._core, self._channel.topic
+        try:
+            async with asyncio.timeout(timeout):
+                await self._answered(lambda number: self._client._apply(core.show(topic, data, number)))
+        except TimeoutError:
+            what = "presence" if data is None else "what was tracked"
+            raise TimedOut(f"the server did not confirm {what} within {timeout:g} s") from None
+
+    def settle(self, settled: Settle) -> None:
+        """An answer is here, or none will come."""
+        future = self._awaited.get(settled.number)
+        if future is None or future.done():
+            return
+        if settled.error is None:
+            future.set_result(None)
+        else:
+            future.set_exception(settled.error)
+
+    @property
+    def _joined(self) -> bool:
+        return self._channel.state is ChannelState.JOINED
+
+    def _push(self, event: str, data: bytes, number: int | None, *, raw: bool) -> None:
+        for send in self._client._core.broadcast(self._channel.topic, event, data, number, raw=raw):
+            self._client._link.send(send.text)
+
+    async def _answered(self, say: Callable[[int], None]) -> None:
+        number = next(self._numbers)
+        future = self._awaited[number] = asyncio.get_running_loop().create_future()
+        try:
+            with self._client._call():
+                say(number)
+                await future
+        finally:
+            del self._awaited[number]
+            self._client._core.abandon(self._channel.topic, number)
