@@ -8,6 +8,7 @@ import time
 from collections.abc import Coroutine
 from dataclasses import asdict
 from datetime import datetime
+from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import asyncpg
@@ -301,13 +302,24 @@ def demo(
 
 
 @app.command()
-def dev() -> None:
+def dev(
+    example: Annotated[
+        Path | None,
+        typer.Option(
+            help="A folder with index.html to serve at /pages/; its setup.sql is run at the start, where it "
+            "has one."
+        ),
+    ] = None,
+    user: Annotated[
+        list[str] | None, typer.Option(help="Make a token for a user, whose sub this is. May be repeated.")
+    ] = None,
+) -> None:
     """Keep a Postgres and the server running for development, with data that stays."""
     try:
         from rowcast.dev.demo import run_dev
     except ImportError as error:
         _fail(f"`rowcast dev` needs {error.name}: install rowcast[dev].")
-    raise typer.Exit(run_dev())
+    raise typer.Exit(run_dev(example, user or ()))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import secrets
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 
 import asyncpg
@@ -23,6 +23,7 @@ from rowcast.auth.tokens import sign
 from rowcast.capture.watching import watch
 from rowcast.dev.account import current_account
 from rowcast.dev.binaries import find_binaries
+from rowcast.dev.examples import Example
 from rowcast.dev.postgres import Postgres, free_port, kept_home, temporary_home
 from rowcast.errors import RowcastError, SettingsError
 from rowcast.protocol.lines import change_line
@@ -57,15 +58,19 @@ def run_demo(changes: int | None) -> int:
             return 0
 
 
-def run_dev() -> int:
-    """Keep the database and the server up, until Ctrl-C. The exit code."""
+def run_dev(example: Path | None = None, users: Sequence[str] = ()) -> int:
+    """Keep the database and the server up, until Ctrl-C. The exit code.
+
+    ``example`` is a folder whose page is shown; ``users`` are given tokens.
+    """
     _end_on_sigterm()
     with contextlib.ExitStack() as stack:
         try:
+            shown = None if example is None else Example(example)
             dsn = os.environ.get("DATABASE_URL")
             if dsn is None:
                 dsn = stack.enter_context(_postgres(kept_home(Path.cwd()), durable=True)).dsn
-            asyncio.run(_dev(dsn))
+            asyncio.run(_dev(dsn, shown, users))
         except (RowcastError, ExceptionGroup) as error:
             return _failed(error)
         except KeyboardInterrupt:
@@ -142,26 +147,27 @@ async def _demo(dsn: str, changes: int | None) -> int:
     return 0
 
 
-async def _dev(dsn: str) -> None:
-    settings = _settings(dsn, port=os.environ.get("PORT", "4000"))
-    async with _serving(settings):
-        _hints(settings)
+async def _dev(dsn: str, example: Example | None, users: Sequence[str]) -> None:
+    given = {} if example is None else {"pages": example.pages}
+    settings = _settings(dsn, port=os.environ.get("PORT", "4000"), **given)
+    async with _serving(settings, example):
+        _hints(settings, example, users)
         _say("Ctrl-C ends it.")
         await asyncio.Event().wait()
 
 
-def _settings(dsn: str, port: int | str) -> Settings:
+def _settings(dsn: str, port: int | str, **given: Path) -> Settings:
     """Refusals come at once here, and only this machine may connect."""
     secret = os.environ.get("ROWCAST_JWT_SECRET") or secrets.token_hex(32)
     return load(
         database_url=dsn, jwt_secret=secret, host="127.0.0.1", port=port, handshake_delay=0, refusal_delay=0,
-        log_level=os.environ.get("ROWCAST_LOG_LEVEL", "warning"),
+        log_level=os.environ.get("ROWCAST_LOG_LEVEL", "warning"), **given,
     )  # fmt: skip
 
 
 @contextlib.asynccontextmanager
-async def _serving(settings: Settings) -> AsyncIterator[None]:
-    """The server, and the table ``todos`` captured."""
+async def _serving(settings: Settings, example: Example | None = None) -> AsyncIterator[None]:
+    """The server, the table ``todos`` captured, and what the example needs."""
     configure_logging(settings.log_level)
     _say("Starting the server")
     async with running(settings) as runtime:
@@ -169,6 +175,8 @@ async def _serving(settings: Settings) -> AsyncIterator[None]:
         try:
             await connection.execute(_TABLE)
             await watch(connection, "todos")
+            if example is not None:
+                await example.set_up(connection)
         finally:
             await connection.close()
         server = make_server(
@@ -194,17 +202,28 @@ async def _served(server: uvicorn.Server) -> None:
         await server.serve()
 
 
-def _key(settings: Settings, role: str) -> str:
+def _key(settings: Settings, role: str, **claims: str) -> str:
     now = int(time.time())
-    claims = {"role": role, "iat": now, "exp": now + _KEY_SECONDS}
-    return sign(claims, settings.jwt_secret.get_secret_value())
+    whole = {"role": role, **claims, "iat": now, "exp": now + _KEY_SECONDS}
+    return sign(whole, settings.jwt_secret.get_secret_value())
 
 
-def _hints(settings: Settings) -> None:
+def _hints(settings: Settings, example: Example | None = None, users: Sequence[str] = ()) -> None:
+    url, anon = f"http://127.0.0.1:{settings.port}", _key(settings, "anon")
+    tokens = {user: _key(settings, "authenticated", sub=user) for user in users}
     _say("")
-    _say(f"Address      http://127.0.0.1:{settings.port}")
-    _say(f"Anon key     {_key(settings, 'anon')}")
+    if example is not None:
+        for user, token in tokens.items():
+            _say("\n".join([f"For {user}", *example.hints(url, anon, user, token), ""]))
+        if not tokens:
+            _say("\n".join(example.hints(url, anon)))
+        _say(f"Database     {settings.dsn}\n")
+        return
+    _say(f"Address      {url}")
+    _say(f"Anon key     {anon}")
     _say(f"Service key  {_key(settings, 'service_role')}")
+    for user, token in tokens.items():
+        _say(f"Token        {token}  (of {user})")
     _say(f"Database     {settings.dsn}")
     _say(f"Try: psql '{settings.dsn}' -c \"insert into todos (title) values ('by hand')\"")
     _say("")
