@@ -11,17 +11,23 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_REQUIRE_VIRTUALENV := 1
 PROJECTS := pyproject.toml sdk/pyproject.toml realtime/rowcast/__init__.py sdk/rowcast_client/__init__.py
 
-.PHONY: help demo dev test bench chaos fuzz docs lint types format setup clients pins clean
+.PHONY: help demo dev chat cursors presence messages test bench chaos fuzz docs lint types format setup clients pins clean
 .DEFAULT_GOAL := help
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z -]+:.*## / { printf "  make %-22s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(BIN)/.run ## show live changes: a Postgres, the server, a writer and a subscriber
 	@$(BIN)/rowcast demo $(ARGS)
 
 dev: $(BIN)/.run ## keep a Postgres and the server running, with data that stays
 	@$(BIN)/rowcast dev $(ARGS)
+
+chat cursors presence: $(BIN)/.run ## an example in the browser and the terminal: see examples/
+	@$(BIN)/rowcast dev --example examples/$@ $(ARGS)
+
+messages: $(BIN)/.run ## the same for messages that only one user can read
+	@$(BIN)/rowcast dev --example examples/$@ --user ann --user ben $(ARGS)
 
 test: lint types clients ## everything: lint, types, then all tests
 	$(BIN)/pytest $(PYTEST_ARGS)
