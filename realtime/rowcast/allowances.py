@@ -93,6 +93,12 @@ class Allowances(BaseSettings):
         description="Whether a broadcast with `ack` that policies let nobody send is not answered, as with "
         "Supabase, instead of with an error.",
     )
+    store_public: bool = Field(
+        False,
+        validation_alias=one_of("ROWCAST_STORE_PUBLIC"),
+        description="Whether broadcasts of public channels may be stored and replayed, too. Anybody who may "
+        "join one can then fill `realtime.messages`, within the limits of broadcasts.",
+    )
     presence_enabled: bool = Field(
         False,
         validation_alias=one_of("ROWCAST_PRESENCE_ENABLED"),

@@ -21,6 +21,7 @@ from rowcast.auth.visibility import SEARCH_PATH, Visibility
 from rowcast.capture.retention import Retention
 from rowcast.capture.snapshots import Snapshots
 from rowcast.capture.stored import Stored
+from rowcast.capture.storing import Storing
 from rowcast.capture.stream import Stream
 from rowcast.db.opening import Opening
 from rowcast.db.pool import create_pool
@@ -91,7 +92,9 @@ async def running(settings: Settings, *, wait: bool = True) -> AsyncIterator[Run
             limit=settings.max_change,
         ),
         tell=Messages(topics, PREFIX, settings.max_payload).publish,
+        message_limit=settings.max_payload,
     )
+    storing = Storing(pool, stream.captures_messages)
     jwks = None if settings.jwks is None else Jwks(settings.jwks.get_secret_value())
     stopping = Stopping()
     health = Health(lambda: not opening.faults() and "reader" not in stream.faults())
@@ -99,6 +102,7 @@ async def running(settings: Settings, *, wait: bool = True) -> AsyncIterator[Run
         feed=stream,
         channels=Channels(pool, settings.roles),
         stored=Stored(pool, settings.lane_limit // 2),
+        storing=storing,
         rooms=Rooms(topics),
         verify=Verifier(
             *settings.jwt_secrets,
@@ -121,6 +125,7 @@ async def running(settings: Settings, *, wait: bool = True) -> AsyncIterator[Run
             payload_size=settings.max_payload,
             events_per_second=settings.max_events_per_second,
             silent_denials=settings.silent_denials,
+            store_public=settings.store_public,
             presence_calls=settings.max_presence_calls,
             presence_window=settings.presence_window,
             presence_enabled=settings.presence_enabled,
@@ -142,6 +147,7 @@ async def running(settings: Settings, *, wait: bool = True) -> AsyncIterator[Run
         works = [
             tasks.create_task(_work(opening, opened, stream)),
             tasks.create_task(_watch(health)),
+            tasks.create_task(storing.run()),
         ]
         try:
             if jwks is not None:

@@ -5,7 +5,7 @@ import asyncio
 import asyncpg
 import pytest
 
-from rowcast.capture import questions
+from rowcast.capture import questions, waiting
 from rowcast.capture.stream import Stream
 from rowcast.hub.feed import Subscribed, Subscriber
 from rowcast.hub.lanes import Lane
@@ -231,7 +231,7 @@ async def test_a_row_that_a_condition_fails_on_hides_nothing_else(notes: str) ->
 async def test_who_falls_too_far_behind_is_told_that_changes_are_missing(
     notes: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(questions, "MAX_WAITING", 2_000)
+    monkeypatch.setattr(waiting, "MAX_WAITING", 2_000)
     async with streaming(notes) as stream:
         plain = await subscribed(stream, "notes")
         asking = await subscribed(stream, "notes", "body=like.a%")

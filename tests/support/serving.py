@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import uvicorn
@@ -89,12 +89,21 @@ class Shelf:
     answers: asyncio.Event = field(default_factory=asyncio.Event)
     failures: list[Exception] = field(default_factory=list)
 
-    async def newest(self, topic: str, replay: Replay) -> list[Message]:
+    async def newest(self, topic: str, replay: Replay, *, private: bool) -> list[Message]:
         self.asked.set()
         await self.answers.wait()
         if self.failures:
             raise self.failures.pop()
         return self.messages[-replay.limit :]
+
+    def put(self, message: Message, done: Callable[[str | None], None]) -> None:
+        """Keep what is to be stored; say so at once."""
+        self.messages.append(message)
+        done(None)
+
+    async def store(self, messages: Sequence[Message]) -> str | None:
+        self.messages.extend(messages)
+        return None
 
 
 @dataclass
@@ -135,6 +144,7 @@ def make_app(
             feed=feed,
             channels=Door(),
             stored=Shelf(),
+            storing=Shelf(),
             verify=Verifier(SECRET),
             limits=limits or Limits(refusal_delay=0.0),
             lane_limit=lane_limit,

@@ -10,6 +10,7 @@ from typing import Final
 from rowcast.capture.filters import FilterError, Filters
 from rowcast.db.connection import Session
 from rowcast.hub.feed import Subscriber
+from rowcast.hub.hearers import Hearers
 from rowcast.hub.matching import Listeners
 from rowcast.hub.places import Place
 from rowcast.hub.sending import MayRead
@@ -24,11 +25,13 @@ _TURN: Final = 256
 
 
 class Audiences:
-    """``plain`` are sent a change at once, ``asking`` when its questions were answered."""
+    """``plain`` are sent a change at once, ``asking`` when its questions were answered. ``hearers`` are those
+    who hear messages, whether they hear changes or not."""
 
     def __init__(self, plain: Subscriptions) -> None:
         self.plain = plain
         self.asking = Subscriptions(limit=plain.limit, counts=plain.counts)
+        self.hearers = Hearers()
         #: Versions of tables of which no more rows will come.
         self.stale: set[int] = set()
 
@@ -39,10 +42,11 @@ class Audiences:
 
     def subscribers(self) -> list[Subscriber]:
         """Everyone."""
-        return [subscriber for subscriptions in self._both() for subscriber in subscriptions.subscribers()]
+        both = (subscriber for subscriptions in self._both() for subscriber in subscriptions.subscribers())
+        return list(dict.fromkeys([*both, *self.hearers.subscribers()]))
 
     def __len__(self) -> int:
-        return len(self.plain) + len(self.asking)
+        return len(self.subscribers())
 
     def attach(
         self,
@@ -65,6 +69,8 @@ class Audiences:
         self.detach(subscriber)
         if bindings:
             (self.asking if asks else self.plain).attach(subscriber, bindings, subject, ready)
+        subscriber.subject = subject
+        self.hearers.attach(subscriber)
 
     def moves(
         self,
@@ -101,6 +107,7 @@ class Audiences:
         """Forget a subscriber, if it is known."""
         for subscriptions in self._both():
             subscriptions.detach(subscriber)
+        self.hearers.detach(subscriber)
 
     def hears(
         self, subscriber: Subscriber
@@ -113,7 +120,7 @@ class Audiences:
                     subscriptions.predicates(subscriber),
                 )
                 return bindings, subscriber.subject, predicates
-        return None
+        return ((), subscriber.subject, {}) if subscriber in self.hearers else None
 
     def known(self, relation: Relation) -> bool:
         """Whether anyone asked for changes of this table, of whatever kind."""

@@ -23,6 +23,7 @@ from rowcast.capture.reader import HistoryLost, Page, Reader, Row
 from rowcast.capture.readiness import Readiness
 from rowcast.capture.relations import Relations
 from rowcast.hub.feed import Subscriber
+from rowcast.hub.hearers import hand_on
 from rowcast.hub.subscriptions import Subscriptions
 from rowcast.model.change import Change, Op, Relation
 from rowcast.model.message import Message
@@ -43,7 +44,8 @@ log = structlog.get_logger("rowcast.capture")
 @dataclass(frozen=True, slots=True)
 class Means:
     """What rows are judged with, by all that hand them out. ``seconds`` bounds each question about filters;
-    ``detach`` forgets a subscriber, wherever it is."""
+    ``detach`` forgets a subscriber, wherever it is. ``message_limit`` bounds the payload of a message, in
+    bytes: one that is larger is for nobody."""
 
     rights: Rights
     relations: Relations
@@ -52,6 +54,7 @@ class Means:
     seconds: float
     connect_judge: Callable[[], Awaitable[asyncpg.Connection]]
     detach: Callable[[Subscriber], None]
+    message_limit: int
 
 
 class Delivery:
@@ -182,7 +185,7 @@ class Delivery:
                 on_catalog()
                 await self.readiness.prepare(connection, versions)
             elif row.op in KINDS:
-                self._send(row)
+                self._send(row, batch)
             else:
                 self._publish(row, batch)
             self._handed = (page, row.order)
@@ -249,15 +252,24 @@ class Delivery:
             self.questions.put(change, self._before)
         self._before = change.position
 
-    def _send(self, row: Row) -> None:
-        """A message waits for nobody: who is at its place in the past hears none."""
-        if self._tell is None:
-            return
+    def _send(self, row: Row, batch: str) -> None:
+        """A message waits for nobody, but where a channel hears it in one order with its changes."""
         try:
-            self._tell(message_of(row))
+            message = message_of(row)
+            if self._tell is not None:
+                self._tell(message)
         except Exception as error:
             # A name and no arguments, as below.
             log.error("message_not_sent", error=type(error).__name__)
+            return
+        position = encode_event(batch, row.order)
+        if len(message.payload) <= self._means.message_limit:
+            asking = self.audiences.asking
+            hearers = self.audiences.hearers.of(message)
+            hand_on([one for one in hearers if one not in asking], message, position)
+            if late := [one for one in hearers if one in asking]:
+                self.questions.tell(late, message, position)
+        self._before = position
 
     @contextlib.contextmanager
     def _isolated(self, subscriptions: Subscriptions, relation: Relation) -> Iterator[None]:

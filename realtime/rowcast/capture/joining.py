@@ -43,8 +43,13 @@ class _Asked:
     def judged(self) -> bool:
         return any(one.judged for one in self.accepted.values())
 
+    @property
+    def hears(self) -> bool:
+        """Whether anything is left to hear: changes, or messages."""
+        return bool(self.good) or self.subscriber.hearing is not None
+
     def subscribed(self, position: str | None) -> Subscribed:
-        return Subscribed(tuple(self.refused), bool(self.accepted), position)
+        return Subscribed(tuple(self.refused), self.hears, position)
 
     def without(self, faults: Mapping[Binding, str]) -> "_Asked":
         """The same without the bindings that something was found against."""
@@ -90,7 +95,7 @@ class Joining:
         if (member := self._replays.get(subscriber)) is not None:
             return await self._change(member, asked)
         gap: Gap | None = None
-        if resume is not None and asked.good:
+        if resume is not None and asked.hears:
             place = await self._place(resume)
             if isinstance(place, Position):
                 if not subscriber.gone:
@@ -124,7 +129,7 @@ class Joining:
 
     async def _change(self, member: Member, asked: _Asked) -> Subscribed:
         """A channel that resumes is somebody else from now on, perhaps."""
-        if not asked.good:
+        if not asked.hears:
             self._replays.forget(member.subscriber)
             return asked.subscribed(None)
         member.accepted = asked.accepted
@@ -145,7 +150,7 @@ class Joining:
         if subscriber.gone:
             return nothing
         self._review.sleep(subscriber, asked.subject, asleep)
-        if not asked.good:
+        if not asked.hears:
             return nothing
         self._stands(subscriber, accepted)
         self._tell(subscriber, gap, position)
@@ -223,7 +228,8 @@ class Joining:
                 self._beginnings.go(member)
                 return
         # A new token may have come meanwhile, and what it may hear stands.
-        if not subscriber.gone and self._live.audiences.hears(subscriber) is None and member.bindings:
+        wants = member.bindings or subscriber.hearing is not None
+        if not subscriber.gone and self._live.audiences.hears(subscriber) is None and wants:
             position = await self._live.moves.attach(
                 subscriber, member.bindings, member.subject, member.ready, judged=member.judged
             )

@@ -9,8 +9,7 @@ that were never slow are asked first, and the others for one connection after th
 """
 
 import asyncio
-from collections import deque
-from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
@@ -24,9 +23,9 @@ from rowcast.capture.filters import answer, is_of_others
 from rowcast.capture.judging import Judging, candidates, kept
 from rowcast.capture.question import Question
 from rowcast.capture.reputations import Reputations
+from rowcast.capture.waiting import Waiting
 from rowcast.db.connection import LOST
 from rowcast.db.roles import RoleUnavailable, Stubborn, end_sessions
-from rowcast.hub.feed import Subscriber
 from rowcast.hub.lanes import Lane
 from rowcast.hub.sending import MayRead, Sees
 from rowcast.hub.subscriptions import Subscriptions
@@ -34,14 +33,9 @@ from rowcast.model.change import Change, Relation
 from rowcast.model.predicate import Ask, Predicate, Truth
 from rowcast.protocol.rows import row_of
 
-#: Changes judged together and their bytes, bytes that may wait, and what is in one query: pairs of a row and
-#: a condition, and conditions.
-BATCH: Final = 200
-MAX_BATCH: Final = 1024 * 1024
-MAX_WAITING: Final = 64 * 1024 * 1024
+#: What is in one query at most: pairs of a row and a condition, and conditions.
 _MAX_PAIRS: Final = 50_000
 _MAX_ASKS: Final = 500
-_OVERHEAD: Final = 500
 
 log = structlog.get_logger("rowcast.filters")
 
@@ -50,8 +44,8 @@ _Given = dict[str, dict[Ask, Truth]]
 _Both = tuple[_Given, _Given]
 
 
-class Questions:
-    """The queue, and what empties it. ``seconds`` bounds each question."""
+class Questions(Waiting):
+    """What empties the queue. ``seconds`` bounds each question."""
 
     def __init__(
         self,
@@ -64,26 +58,16 @@ class Questions:
         judging: Judging,
         costs: Costs,
     ) -> None:
+        super().__init__(subscriptions.end_transaction, lose)
         self._subscriptions, self._may_read, self._seconds = subscriptions, may_read, seconds
-        self._lose, self._isolated, self._make_ready = lose, isolated, make_ready
+        self._isolated, self._make_ready = isolated, make_ready
         self._judging = judging
         self._costs = costs
         self._reputations = Reputations()
         #: What was asked at the cost of single connections took so long, in the present batch.
         self._extra = 0.0
-        self._waiting: deque[Change] = deque()
-        #: The numbers of those that are the last of their transaction.
-        self._ends: set[int] = set()
-        self._size = 0
-        self._taken = self._sent = 0
         #: Backends of conditions that did not end when they were told to.
         self._left: list[int] = []
-        self._more = asyncio.Event()
-        self._turn = asyncio.Event()
-        #: From where to resume while changes wait here; None while none does.
-        self.position: str | None = None
-        #: Who came while changes waited, and how many had been taken by then: those are not for it.
-        self._newcomers: dict[Subscriber, int] = {}
 
     def refusal(self, client: Lane, predicates: Mapping[int, Predicate]) -> str | None:
         """Why this connection may not subscribe a filter, ready for these versions of tables, now."""
@@ -96,59 +80,6 @@ class Questions:
                     return self._costs.too_much(ask)
         return None
 
-    def begin(self, subscriber: Subscriber) -> None:
-        """A subscriber was attached that did not hear anything yet: what waits was handed out before."""
-        if self._waiting:
-            self._newcomers[subscriber] = self._taken
-
-    def is_newcomer(self, subscriber: Subscriber) -> bool:
-        """Whether what waits first is not for a subscriber, as it came later."""
-        return subscriber in self._present_newcomers()
-
-    def _present_newcomers(self) -> Collection[Subscriber]:
-        if self._newcomers:
-            sent = self._taken - len(self._waiting)
-            self._newcomers = {one: taken for one, taken in self._newcomers.items() if taken > sent}
-        return self._newcomers
-
-    def put(self, change: Change, before: str | None) -> None:
-        """Take a change. ``before`` is the position that precedes it."""
-        if not self._waiting:
-            self.position = before
-        self._waiting.append(change)
-        self._taken += 1
-        self._size += _size(change)
-        if self._size > MAX_WAITING:
-            self.clear()
-            self._lose("filters that Postgres judges fell too far behind")
-        self._more.set()
-
-    def end_transaction(self) -> None:
-        """All changes of a transaction were taken."""
-        if self._waiting:
-            self._ends.add(self._waiting[-1].seq)
-        else:
-            self._subscriptions.end_transaction()
-
-    def clear(self) -> None:
-        """Forget what waits: its subscribers were told that they miss it."""
-        self._waiting.clear()
-        self._newcomers.clear()
-        self._ends.clear()
-        self._went()
-        self._size, self.position = 0, None
-
-    async def drain(self) -> None:
-        """Wait until all that waits now was sent, or forgotten."""
-        taken = self._taken
-        while self._sent < taken:
-            await self._turn.wait()
-
-    def _went(self) -> None:
-        self._sent = self._taken - len(self._waiting)
-        turn, self._turn = self._turn, asyncio.Event()
-        turn.set()
-
     async def run(self, connecting: Awaitable[asyncpg.Connection], on_ready: Callable[[], None]) -> None:
         """Answer until the connection is lost; raises then. Call again to go on."""
         connection = await connecting
@@ -156,9 +87,7 @@ class Questions:
             await end_sessions(connection, self._left)
             on_ready()
             while True:
-                while not self._waiting:
-                    self._more.clear()
-                    await self._more.wait()
+                await self._filled()
                 batch = self._batch()
                 index = self._subscriptions.index
                 while unready := {change.relation for change in batch if index(change.relation).missing}:
@@ -175,16 +104,6 @@ class Questions:
         finally:
             connection.terminate()
             self._judging.end()
-
-    def _batch(self) -> list[Change]:
-        batch: list[Change] = []
-        size = 0
-        for change in self._waiting:
-            size += _size(change)
-            if batch and (len(batch) == BATCH or size > MAX_BATCH):
-                break
-            batch.append(change)
-        return batch
 
     def _publish(
         self,
@@ -207,14 +126,7 @@ class Questions:
                 self._subscriptions.publish(change, may_read, given, seen, left, newcomers)
             if not self._waiting or self._waiting[0] is not change:
                 return
-            self._waiting.popleft()
-            self._size -= _size(change)
-            self.position = change.position
-            if change.seq in self._ends:
-                self._ends.discard(change.seq)
-                self._subscriptions.end_transaction()
-        if not self._waiting:
-            self.position = None
+            self._sent_first()
         self._went()
 
     def _answers_all(self, change: Change, both: _Both) -> bool:
@@ -391,7 +303,3 @@ class Questions:
 
 def _now() -> float:
     return asyncio.get_running_loop().time()
-
-
-def _size(change: Change) -> int:
-    return _OVERHEAD + len(change.record or b"") + len(change.old_record or b"")

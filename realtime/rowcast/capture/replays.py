@@ -82,6 +82,8 @@ class Replays:
         """Take a member in that stays at its place until it is released."""
         self._members[member.subscriber] = member
         member.subscriber.behind = True
+        if member.subscriber.hearing is not None:
+            member.subscriber.hearing.began = True
 
     def release(self, member: Member) -> None:
         """Bring a member on that was held, unless it is gone."""

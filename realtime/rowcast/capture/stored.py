@@ -25,7 +25,7 @@ _NEWEST: Final = """
 with newest as (
   select m.id, m.event, m.payload, m.binary_payload, m.inserted_at, m.updated_at, m.ctid as place
   from realtime.messages as m
-  where m.topic = $1 and m.private and m.extension = 'broadcast' and m.event is not null
+  where m.topic = $1 and m.private = $4 and m.extension = 'broadcast' and m.event is not null
     and (m.payload is not null or m.binary_payload is not null)
     and m.inserted_at >= greatest($2::timestamp, now() at time zone 'utc' - interval '72 hours')
     and m.inserted_at < now() at time zone 'utc' + interval '1 minute'
@@ -44,8 +44,8 @@ class Stored:
     def __init__(self, pool: asyncpg.Pool, size: int) -> None:
         self._pool, self._size = pool, size
 
-    async def newest(self, topic: str, replay: Replay) -> Sequence[Message]:
-        """The newest messages of a private topic, oldest first, and none that is older than 72 hours.
+    async def newest(self, topic: str, replay: Replay, *, private: bool) -> Sequence[Message]:
+        """The newest messages of a topic, oldest first, and none that is older than 72 hours.
 
         ``topic`` is without ``realtime:``. Raises ChannelUnavailable.
         """
@@ -55,7 +55,7 @@ class Stored:
             raise ChannelUnavailable(_CODE, "Replay params are not valid") from None
         try:
             async with asyncio.timeout(_ACQUIRE_SECONDS + 2 * _SECONDS):
-                rows = await self._ask(topic, begin, replay.limit)
+                rows = await self._ask(topic, begin, replay.limit, private)
         except (*REFUSED, asyncpg.PostgresError) as error:
             # A name and no text, which may tell of topics.
             log.warning("replay_failed", error=type(error).__name__)
@@ -64,7 +64,7 @@ class Stored:
             Message(
                 row["id"],
                 topic,
-                True,
+                private,
                 row["event"],
                 row["binary_payload"] if row["payload"] is None else row["payload"].encode(),
                 row["payload"] is None,
@@ -72,7 +72,7 @@ class Stored:
             for row in rows
         )
 
-    async def _ask(self, topic: str, begin: datetime, limit: int) -> list[asyncpg.Record]:
+    async def _ask(self, topic: str, begin: datetime, limit: int, private: bool) -> list[asyncpg.Record]:
         async with (
             self._pool.acquire(timeout=_ACQUIRE_SECONDS) as connection,
             connection.transaction(readonly=True),
@@ -81,7 +81,7 @@ class Stored:
             await connection.execute(
                 f"set local row_security = off; set local statement_timeout = '{_SECONDS * 1000:.0f}'"
             )
-            rows: list[asyncpg.Record] = await connection.fetch(_NEWEST, topic, begin, limit)
+            rows: list[asyncpg.Record] = await connection.fetch(_NEWEST, topic, begin, limit, private)
             return rows
 
     def _within(self, messages: Iterable[Message]) -> Sequence[Message]:

@@ -54,7 +54,8 @@ class Stream:
 
     ``page_size`` is in rows; ``patience`` bounds each statement, ``filter_timeout`` what Postgres may take
     to judge the filters of a batch, in seconds. ``tell`` is handed each message that the database sends, in
-    the order of the changes.
+    the order of the changes; ``message_limit`` bounds the payload of one that is a part of the stream, in
+    bytes.
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class Stream:
         visibility: Visibility,
         snapshots: Snapshots,
         tell: Callable[[Message], None] = lambda message: None,
+        message_limit: int = 3_000_500,
     ) -> None:
         self._direct_dsn, self._patience, self._page_size = direct_dsn, patience, page_size
         self._rights, self._retention, self._subscriptions = rights, retention, subscriptions
@@ -86,6 +88,7 @@ class Stream:
             filter_timeout,
             self._connect_judge,
             self._detach,
+            message_limit,
         )
         self._live = live = Delivery(
             self._means, Reader(page_size), subscriptions, visibility, self._wake, self._lose_asking, tell
@@ -158,6 +161,10 @@ class Stream:
         """What works worse than it might, and why."""
         fault = self._messages.fault
         return {} if fault is None else {"messages": fault}
+
+    def captures_messages(self) -> bool:
+        """Whether a message that is written now comes back: its trigger stood when it was looked at last."""
+        return self._messages.standing.is_set()
 
     async def subscribe(
         self, subscriber: Subscriber, bindings: Sequence[Binding], claims: Claims, resume: str | None = None
@@ -266,8 +273,7 @@ class Stream:
         ``kind`` says, and goes on; the channels of others end, and they join again."""
         self._relations.forget()
         self._live.forget()
-        for subscriptions in (self._live.audiences.plain, self._live.audiences.asking):
-            self._end(subscriptions, reason, kind)
+        self._end(self._live.audiences.subscribers(), reason, kind)
 
     def _lose_one(self, member: Member) -> None:
         self._detach(member.subscriber)
@@ -275,13 +281,15 @@ class Stream:
 
     def _lose_asking(self, reason: str) -> None:
         self._live.questions.clear()
-        self._end(self._live.audiences.asking, reason, "behind")
+        self._end(self._live.audiences.asking.subscribers(), reason, "behind")
 
-    def _end(self, subscriptions: Subscriptions, reason: str, kind: str | None) -> None:
-        log.error("gap", reason=reason, subscribers=len(subscriptions))
-        for subscriber in subscriptions.subscribers():
+    def _end(self, subscribers: Collection[Subscriber], reason: str, kind: str | None) -> None:
+        log.error("gap", reason=reason, subscribers=len(subscribers))
+        for subscriber in subscribers:
+            heard = self._live.audiences.hears(subscriber)
+            bindings = () if heard is None else heard[0]
             # Who has a snapshot needs another, and asks for it when it joins again.
-            whole = any(binding.snapshot is not None for binding in subscriptions.bindings(subscriber))
+            whole = any(binding.snapshot is not None for binding in bindings)
             if kind is not None and subscriber.gap and not whole:
                 subscriber.missed(Gap(kind, None, self.position))
             else:

@@ -43,6 +43,22 @@ class Transaction:
 
 
 @dataclass(eq=False, slots=True)
+class Hearing:
+    """A channel that hears the messages of its topic as a part of the stream.
+
+    ``name`` is the topic without its prefix; ``send`` takes a frame and the id of its message. ``allowed`` is
+    whether it may hear them now; ``began`` is set once they come by the stream: until then they come as to
+    everybody.
+    """
+
+    name: str
+    private: bool
+    send: Callable[[bytes, str], None]
+    allowed: bool = True
+    began: bool = False
+
+
+@dataclass(eq=False, slots=True)
 class Subscriber:
     """One joined channel. ``lost`` is called when the feed can no longer say what the subscriber missed.
 
@@ -52,7 +68,7 @@ class Subscriber:
     ``subject`` is who it is subscribed as. ``gap`` says whether it is told of missing changes and goes on,
     and ``group`` whether it is sent whole transactions; ``transaction`` is what it has yet to be sent of one.
     ``missed`` is called with a gap after which the subscription goes on. ``behind`` is set while it is sent
-    what it missed, or a snapshot.
+    what it missed, or a snapshot. ``hearing`` is how it hears messages, where they are to be in the stream.
     """
 
     topic: str
@@ -68,6 +84,7 @@ class Subscriber:
     transaction: Transaction | None = None
     missed: Callable[[Gap], None] = lambda gap: None
     behind: bool = False
+    hearing: Hearing | None = None
 
 
 @dataclass(frozen=True, slots=True)

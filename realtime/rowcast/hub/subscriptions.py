@@ -129,7 +129,7 @@ class Subscriptions:
         for place in narrower(entry.bindings):
             _take_out(self._narrower, place, subscriber)
 
-    def subscribers(self) -> Iterable[Subscriber]:
+    def subscribers(self) -> list[Subscriber]:
         """Everyone, as a copy that may be changed under."""
         return list(self._entries)
 

@@ -5,9 +5,10 @@ loop only, and nothing waits: what is published has gone to all members within o
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from rowcast.hub.earlier import Earlier
+from rowcast.hub.feed import Hearing
 from rowcast.hub.lanes import Lane
 from rowcast.model.roster import Presence
 from rowcast.protocol.broadcasts import Broadcast, encode_broadcast
@@ -21,7 +22,8 @@ class Member:
     ``hears`` is False for a private channel whose policies let it read no broadcasts, ``sees`` for one that
     may not read presence. ``key`` is what it is present under, None until one is chosen, and ``presence``
     what it shows of itself.
-    ``earlier`` is for one that is sent earlier messages first.
+    ``earlier`` is for one that is sent earlier messages first, and ``hearing`` for one that is sent messages
+    as a part of the stream; ``own`` are ids of messages that it has stored and is not to hear.
     """
 
     topic: str
@@ -34,6 +36,17 @@ class Member:
     key: str | None = None
     presence: Presence | None = None
     earlier: Earlier | None = None
+    hearing: Hearing | None = None
+    own: dict[str, None] = field(default_factory=dict)
+
+    def push(self, frame: bytes, id_: str | None) -> None:
+        """Send a whole frame, of a message with this id: once, and never what it has stored itself."""
+        if self.own and id_ in self.own:
+            del self.own[id_]
+        elif self.earlier is None:
+            self.lane.push(frame)
+        else:
+            self.earlier.push(frame, id_)
 
 
 class Topics:
@@ -81,10 +94,12 @@ class Topics:
             for member in listeners:
                 if member is silent or not member.hears:
                     continue
-                if member.earlier is None:
+                if member.earlier is None and id_ is None:
                     member.lane.push(frame)
+                elif id_ is not None and member.hearing is not None and member.hearing.began:
+                    continue
                 else:
-                    member.earlier.push(frame, id_)
+                    member.push(frame, id_)
                 self.sent += 1
 
     def show(self, topic: str, frame_of: Callable[[Version], bytes], *, private: bool) -> None:

@@ -6,20 +6,24 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from rowcast.model.flag import flag
-from rowcast.protocol.broadcasts import TextBroadcast, event_broadcast
+from rowcast.model.message import Message
+from rowcast.protocol.broadcasts import TextBroadcast, event_broadcast, message_of_text
 
 BLANK: Final = "can't be blank"
 INVALID: Final = "is invalid"
+UNSTORED: Final = "is not allowed for public topics"
 TOO_LARGE: Final = "Payload size exceeds tenant limit"
 
 
 @dataclass(frozen=True, slots=True)
 class BatchMessage:
-    """One broadcast of a batch. ``name`` is its topic without the prefix."""
+    """One broadcast of a batch. ``name`` is its topic without the prefix; ``message`` is what is to be stored
+    of it, if anything is."""
 
     name: str
     private: bool
     broadcast: TextBroadcast
+    message: Message | None = None
 
 
 class BatchError(ValueError):
@@ -40,15 +44,16 @@ def messages_of(body: Any) -> list[Any]:
     return messages
 
 
-def parse_batch(messages: list[Any], limit: int) -> list[BatchMessage]:
-    """Read them. ``limit`` bounds a payload, in bytes of JSON. Raises BatchError, which tells of each."""
-    read = [_read(message, limit) for message in messages]
+def parse_batch(messages: list[Any], limit: int, *, store_public: bool = False) -> list[BatchMessage]:
+    """Read them. ``limit`` bounds a payload, in bytes of JSON; those of public topics are stored only with
+    ``store_public``. Raises BatchError, which tells of each."""
+    read = [_read(message, limit, store_public) for message in messages]
     if any(isinstance(one, dict) for one in read):
         raise BatchError([one if isinstance(one, dict) else {} for one in read])
     return [one for one in read if isinstance(one, BatchMessage)]
 
 
-def _read(message: Mapping[str, Any], limit: int) -> BatchMessage | dict[str, list[str]]:
+def _read(message: Mapping[str, Any], limit: int, store_public: bool) -> BatchMessage | dict[str, list[str]]:
     """A message, or what is wrong with each of its fields."""
     errors = {
         name: [fault] for name, check in _CHECKS.items() if (fault := check(message.get(name))) is not None
@@ -62,7 +67,12 @@ def _read(message: Mapping[str, Any], limit: int) -> BatchMessage | dict[str, li
         return {"payload": [INVALID]}
     if len(broadcast.payload) > limit:
         return {"payload": [TOO_LARGE]}
-    return BatchMessage(message["topic"], flag(message.get("private")), broadcast)
+    name, private = message["topic"], flag(message.get("private"))
+    if not flag(message.get("store")):
+        return BatchMessage(name, private, broadcast)
+    if not private and not store_public:
+        return {"store": [UNSTORED]}
+    return BatchMessage(name, private, broadcast, message_of_text(name, private, message))
 
 
 def _text(value: Any) -> str | None:
@@ -96,5 +106,6 @@ _CHECKS: Final[dict[str, Callable[[Any], str | None]]] = {
     "id": _uuid,
     "payload": _object,
     "private": _boolean,
+    "store": _boolean,
     "topic": _text,
 }

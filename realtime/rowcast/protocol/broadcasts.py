@@ -6,6 +6,8 @@ a binary frame, one by REST   text, put into a payload      binary
 the same with raw bytes       is not sent                   binary
 """
 
+import uuid
+from binascii import b2a_base64
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -62,6 +64,57 @@ def message_broadcast(message: Message, *, replayed: bool = False) -> UserBroadc
     """What the database sends, with its id beside; ``replayed`` where a channel is sent it anew."""
     meta = {"id": message.id} | ({"replayed": True} if replayed else {})
     return UserBroadcast(message.event, message.payload, message.raw, _encode(meta))
+
+
+class MessageError(ValueError):
+    """A broadcast that cannot be stored. The text says why."""
+
+
+def message_of_text(name: str, private: bool, payload: Any) -> Message:
+    """The message that the payload of a text frame is stored as. ``name`` is the topic without the prefix.
+
+    Its id is empty where the client gave none. Raises MessageError.
+    """
+    if not isinstance(payload, dict) or not isinstance(event := payload.get("event"), str):
+        raise MessageError("expected an object with an `event` that is a string")
+    body = _encode(payload.get("payload", {}))
+    return Message(message_id(payload.get("id")), name, private, event, body)
+
+
+def message_of_binary(name: str, private: bool, broadcast: UserBroadcast) -> Message:
+    """The same of a binary frame, whose metadata may hold an id."""
+    try:
+        meta = _decode(broadcast.meta) if broadcast.meta else {}
+    except (msgspec.DecodeError, ValueError, RecursionError):
+        meta = {}
+    id_ = message_id(meta.get("id") if isinstance(meta, dict) else None)
+    return Message(id_, name, private, broadcast.event, broadcast.payload, broadcast.raw)
+
+
+def message_id(value: Any) -> str:
+    """The id that a client gave a message, a UUID; empty where it gave none. Raises MessageError."""
+    if value is None:
+        return ""
+    try:
+        return str(uuid.UUID(value))
+    except (ValueError, AttributeError, TypeError):
+        raise MessageError("expected `id` to be a UUID") from None
+
+
+def stream_broadcast(message: Message, position: str, again: bool = False) -> TextBroadcast:
+    """The same for a channel that hears messages as a part of the stream: text always, since a position may
+    be too long for the header of a binary frame. Bytes come in base64.
+
+    ``again`` says that the position is one before the message, which comes again from there.
+    """
+    meta: dict[str, object] = {"id": message.id, "position": position}
+    if again:
+        meta["again"] = True
+    payload: object = msgspec.Raw(message.payload)
+    if message.raw:
+        meta["encoding"] = "base64"
+        payload = b2a_base64(message.payload, newline=False).decode()
+    return event_broadcast(message.event, payload, meta)
 
 
 def is_json(data: bytes) -> bool:

@@ -48,7 +48,7 @@ def decode_text(text: str | bytes, version: Version) -> ClientMessage:
 def decode_binary(data: bytes, version: Version) -> ClientMessage:
     """Read a binary frame: a user's broadcast under 2.0.0, which is the payload.
 
-    What it says beside (metadata) is dropped. Raises MalformedMessage.
+    Raises MalformedMessage.
     """
     if version is not Version.V2 or len(data) < _PUSH_HEADER or data[0] != _USER_BROADCAST_PUSH:
         raise MalformedMessage("a binary frame of no known kind")
@@ -59,10 +59,10 @@ def decode_binary(data: bytes, version: Version) -> ClientMessage:
     if at > len(data):
         raise MalformedMessage("a binary frame that is cut short")
     try:
-        join_ref, ref, topic, event, _ = (part.decode() for part in parts)
+        join_ref, ref, topic, event = (part.decode() for part in parts[:4])
     except UnicodeDecodeError as error:
         raise MalformedMessage("a binary frame with a header that is no UTF-8") from error
-    broadcast = UserBroadcast(event, data[at:], raw=data[_ENCODING] == _RAW)
+    broadcast = UserBroadcast(event, data[at:], raw=data[_ENCODING] == _RAW, meta=parts[4])
     return ClientMessage(topic, "broadcast", broadcast, ref or None, join_ref or None)
 
 

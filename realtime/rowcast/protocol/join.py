@@ -38,21 +38,23 @@ class Replay:
     since: int | None
     limit: int
 
-    def refusal(self, *, private: bool) -> str | None:
-        """Why nothing is sent again, or None."""
-        if not private:
+    def refusal(self, *, stored: bool) -> str | None:
+        """Why nothing is sent again, or None. ``stored`` is whether the channel's messages may be kept."""
+        if not stored:
             return "Replay is not allowed for public channels"
         return "Replay params are not valid" if self.since is None else None
 
 
 @dataclass(frozen=True, slots=True)
 class BroadcastOptions:
-    """``config.broadcast``: whether a client hears itself, and is answered; what it missed and wants."""
+    """``config.broadcast``: whether a client hears itself, and is answered; what it missed and wants; whether
+    what it sends is stored."""
 
     echo: bool = False
     ack: bool = False
     replication_ready: bool = False
     replay: Replay | None = None
+    store: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +74,8 @@ class JoinPayload:
     seconds before its token ends the client wants to be told (0 to 3600), and None where it does not.
     ``wait`` is for how many seconds (at most 20) the reply may wait until its entries are subscribed; None is
     not at all. ``resume`` is the text of the position to resume from, whatever it holds; ``gap``, ``group``,
-    ``health``, ``leave`` and ``truncate`` are what is wanted beyond Supabase's, the last two by every entry.
+    ``health``, ``messages``, ``leave`` and ``truncate`` are what is wanted beyond Supabase's, the last two by
+    every entry.
     """
 
     private: bool
@@ -88,6 +91,7 @@ class JoinPayload:
     gap: bool = False
     group: bool = False
     health: bool = False
+    messages: bool = False
     leave: bool = False
     truncate: bool = False
 
@@ -121,6 +125,7 @@ def parse_join(payload: Any, name: str) -> JoinPayload:
         gap=flag(ours.get("gap")),
         group=ours.get("group") == "transaction",
         health=flag(ours.get("health")),
+        messages=flag(ours.get("messages")),
         leave=flag(ours.get("leave")),
         truncate=flag(ours.get("truncate")),
     )
@@ -184,6 +189,7 @@ def _broadcast(options: Mapping[str, Any]) -> BroadcastOptions:
         ack=flag(options.get("ack")),
         replication_ready=flag(options.get("replication_ready")),
         replay=_replay(options.get("replay")),
+        store=flag(options.get("store")),
     )
 
 

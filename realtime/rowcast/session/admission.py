@@ -20,6 +20,7 @@ TOO_MANY_USERS = "Too many connected users"
 NO_SEAT = f"ConnectionRateLimitReached: {TOO_MANY_USERS}"
 _UNREADABLE = "You do not have permissions to read from this Channel topic"
 _UNREADABLE_NOW = "You no longer have permission to read from this Channel topic"
+_NOT_STORED = "Storing is not allowed for public channels"
 _MANY = 10
 
 
@@ -35,6 +36,7 @@ class Limits:
     ``refusals`` the refused joins whose replies are still due. ``private_only`` leaves out public channels.
     ``payload_size`` bounds a broadcast, and what all channels track together; ``events_per_second`` is the
     average of a minute; with ``silent_denials`` nobody is told that a broadcast may not be sent.
+    With ``store_public`` the messages of public channels may be stored, too.
     ``presence_calls`` of a channel may come within ``presence_window``; ``presence_enabled`` has each join
     ask for presence.
     """
@@ -52,6 +54,7 @@ class Limits:
     payload_size: int = 3_000_500
     events_per_second: float = 100
     silent_denials: bool = False
+    store_public: bool = False
     presence_calls: int = 5
     presence_window: float = 30.0
     presence_enabled: bool = False
@@ -107,11 +110,17 @@ def _check_key(key: str | None, limits: Limits) -> None:
 
 
 def refusal(
-    topic: str, payload: JoinPayload, allowed: Allowed | ChannelUnavailable | None, *, full: bool
+    topic: str,
+    payload: JoinPayload,
+    allowed: Allowed | ChannelUnavailable | None,
+    *,
+    full: bool,
+    store_public: bool,
 ) -> str | None:
     """Why a join is refused that was admitted, or None.
 
     ``allowed`` is what a private channel may read; ``full`` says that there is no seat any more for one.
+    ``store_public`` is as in ``Limits``.
     """
     if isinstance(allowed, ChannelUnavailable):
         return allowed.reason
@@ -121,8 +130,11 @@ def refusal(
         return NO_SEAT
     if allowed is not None and not (allowed.broadcast if replay is not None else allowed):
         return f"Unauthorized: {_UNREADABLE}: {topic.removeprefix(PREFIX)}"
-    if replay is not None and (reason := replay.refusal(private=allowed is not None)) is not None:
+    stored = allowed is not None or store_public
+    if replay is not None and (reason := replay.refusal(stored=stored)) is not None:
         return f"UnableToReplayMessages: {reason}"
+    if payload.broadcast.store and not stored:
+        return f"UnableToStoreMessages: {_NOT_STORED}"
     return None
 
 

@@ -2,6 +2,8 @@
 
     a broadcast that                  with `ack`                   without
     is sent                           reply ok                     nothing
+    is to be stored                   reply ok once it is          nothing
+    cannot be stored                  reply error                  nothing
     is too large, or no JSON          reply error                  nothing
     policies let nobody send          reply error, or silence      nothing
     cannot be judged now              where that was asked for     nothing
@@ -11,18 +13,31 @@ The right to send on a private channel is asked for with its first broadcast, an
 client that hears itself hears its broadcast before the reply.
 """
 
+from dataclasses import replace
+from typing import Any
+
 from rowcast.model.allowed import Allowed, ChannelUnavailable
+from rowcast.model.message import Message
 from rowcast.model.rates import RateWindow
-from rowcast.protocol.broadcasts import Broadcast, UserBroadcast, is_json, text_broadcast
+from rowcast.protocol.broadcasts import (
+    Broadcast,
+    MessageError,
+    UserBroadcast,
+    is_json,
+    message_of_binary,
+    message_of_text,
+    text_broadcast,
+)
 from rowcast.protocol.messages import ClientMessage, reply
 from rowcast.session.admission import Limits
 from rowcast.session.channel import Channel
-from rowcast.session.wants import Authorize, Publish, Send, Want
+from rowcast.session.wants import Authorize, Publish, Send, Store, Want
 
 #: What ends a channel whose socket says too much.
 TOO_MANY_EVENTS = "Too many messages per second"
 TOO_LARGE = "payload_size_exceeded"
 #: Of a private channel, for whoever may only listen.
+UNSTORED = "UnableToStoreMessages"
 UNWRITABLE = "Unauthorized: You do not have permissions to write to this Channel topic"
 
 
@@ -51,7 +66,18 @@ class Broadcasts:
             return [Authorize(channel.name, channel.claims, channel.presence, writes=True)]
         if channel.writable is not None and not channel.writable.broadcast:
             return self._deny(channel, message, f"{UNWRITABLE}: {channel.name}")
-        return [Publish(channel.key, broadcast), *self._answer(channel, message, "ok", {})]
+        if not channel.store:
+            return [Publish(channel.key, broadcast), *self._answer(channel, message, "ok", {})]
+        try:
+            return [Store(channel.key, message, self._message(channel, message.payload))]
+        except MessageError as error:
+            return self._fail(channel, message, f"{UNSTORED}: {error}")
+
+    def stored(self, channel: Channel, message: ClientMessage, reason: str | None) -> list[Want]:
+        """A broadcast was stored, or why it was not."""
+        if reason is not None:
+            return self._fail(channel, message, f"{UNSTORED}: {reason}")
+        return self._answer(channel, message, "ok", {})
 
     def judged(
         self, channel: Channel, message: ClientMessage, answer: Allowed | ChannelUnavailable
@@ -62,11 +88,19 @@ class Broadcasts:
         channel.writable = answer
         return self.push(channel, message)
 
+    @staticmethod
+    def _message(channel: Channel, payload: Any) -> Message:
+        name, private = channel.name, channel.readable is not None
+        if isinstance(payload, UserBroadcast):
+            return message_of_binary(name, private, payload)
+        return message_of_text(name, private, payload)
+
     def _read(self, message: ClientMessage) -> Broadcast | str:
         """What is to be sent, or why it cannot be."""
         broadcast: Broadcast
         if isinstance(message.payload, UserBroadcast):
-            broadcast = message.payload
+            # What a client says beside is for the server alone.
+            broadcast = replace(message.payload, meta=b"")
         else:
             try:
                 broadcast = text_broadcast(message.payload)

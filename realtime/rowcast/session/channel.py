@@ -29,7 +29,7 @@ The reply of a join is the first message of its channel: everything else is made
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from rowcast.model.allowed import Allowed
@@ -37,8 +37,8 @@ from rowcast.model.binding import Binding
 from rowcast.model.calls import Calls
 from rowcast.model.claims import Claims
 from rowcast.protocol.join import JoinPayload
-from rowcast.protocol.messages import ClientMessage, Ref, ServerMessage
-from rowcast.session.wants import Attach, Await, Enter, Want
+from rowcast.protocol.messages import ClientMessage, Ref, ServerMessage, reply
+from rowcast.session.wants import Attach, Await, Enter, Send, Want
 
 PREFIX = "realtime:"
 AWAY = "The database is not reachable: changes wait"
@@ -68,12 +68,12 @@ class Channel:
     a private one may receive, None for a public one, and ``writable`` what it may send, None until that was
     asked; ``presence`` is whether it asked for that, or tracks, ``presence_key`` what it gave to be present
     under, ``calls`` how often it called and ``shown`` how many bytes it tracks; ``echo`` is whether it hears
-    itself, and ``ack`` whether its broadcasts are answered.
+    itself, ``ack`` whether its broadcasts are answered, and ``store`` whether they are stored.
     ``token_warning`` is how many seconds before its token ends it wants to be told, None where it does not;
-    ``warned`` whether it was. ``gap`` and ``group`` are what its Attach says of them; ``health`` whether it
-    wants to be told when the database is away. ``resume`` is the position that it resumes from, until it is
-    subscribed. ``answer`` is the reply to a join, while it waits for the
-    bindings to be subscribed, ``after_answer`` what follows it, and ``wait_until`` how long it may wait.
+    ``warned`` whether it was. ``gap``, ``group`` and ``messages`` are what its Attach says; ``health`` is
+    whether it wants to be told when the database is away. ``resume`` is the position that it resumes from,
+    until it is subscribed. ``answer`` is the reply to a join, while it waits for the bindings to be
+    subscribed, ``after_answer`` what follows it, and ``wait_until`` how long it may wait.
     """
 
     key: int
@@ -92,12 +92,14 @@ class Channel:
     writable: Allowed | None = None
     echo: bool = False
     ack: bool = False
+    store: bool = False
     attempt: int = 0
     attached: bool = False
     token_warning: float | None = None
     warned: bool = False
     gap: bool = False
     group: bool = False
+    messages: bool = False
     health: bool = False
     resume: str | None = None
     answer: ServerMessage | None = None
@@ -133,11 +135,13 @@ class Channel:
             payload.presence.key,
             echo=payload.broadcast.echo,
             ack=payload.broadcast.ack,
+            store=payload.broadcast.store,
             token_warning=payload.token_warning,
             health=payload.health,
             resume=payload.resume,
             gap=payload.gap,
             group=payload.group,
+            messages=payload.messages,
             replication_ready=payload.broadcast.replication_ready,
         )
 
@@ -152,6 +156,11 @@ class Channel:
         if self.warned or self.token_warning is None:
             return math.inf
         return self.claims.expires_at - self.token_warning
+
+    @property
+    def due(self) -> float:
+        """When something is to be done about it, in Unix seconds."""
+        return min(self.claims.expires_at, self.warn_at, self.wait_until)
 
     def take(self, token: str, claims: Claims) -> None:
         """It has a new token, of which it was told nothing, and which may write what it may."""
@@ -178,16 +187,30 @@ class Channel:
         """The same when its join was answered."""
         return [self.enter(), *([Await(self.key)] if self.replication_ready else ())]
 
+    def answered(self) -> list[Want]:
+        """Its join, which waited, is answered, and it hears its topic."""
+        assert self.answer is not None
+        wants = [*self.first(self.answer), *map(Send, self.after_answer), *self.arrive()]
+        self.answer, self.wait_until = None, math.inf
+        return wants
+
+    def first(self, answer: ServerMessage) -> list[Want]:
+        """The answer to its join, and what it is sent of earlier messages."""
+        replayed, self.replayed = self.replayed, ()
+        return [Send(answer), *replayed]
+
     def warn(self, now: float) -> ServerMessage:
         """That its token ends soon. The text is for people; ``expires_in`` is in seconds."""
         self.warned = True
         left = self.claims.expires_at - now
         return self.system("ok", f"Token expires in {int(left)} seconds", "system", expires_in=round(left, 3))
 
-    def attach(self) -> Attach:
-        """Subscribe its bindings, for the first time or anew."""
+    def attach(self) -> list[Want]:
+        """Subscribe it, for the first time or anew, if it is to hear anything of the stream."""
+        if not self.bindings and not self.messages:
+            return []
         self.attempt += 1
-        return Attach(
+        attach = Attach(
             self.key,
             self.topic,
             self.bindings,
@@ -197,11 +220,19 @@ class Channel:
             self.resume,
             self.gap,
             self.group,
+            self.messages,
+            self.readable is not None,
+            self.readable is None or self.readable.broadcast,
         )
+        return [attach]
 
     def healthy(self, *, well: bool) -> ServerMessage:
         """That the database went away, or is back."""
         return self.system("ok" if well else "error", BACK if well else AWAY, "system")
+
+    def reply(self, ref: Ref, status: str, response: Mapping[str, object]) -> ServerMessage:
+        """The answer to what its client says."""
+        return reply(self.topic, ref, self.join_ref, status, dict(response))
 
     def push(self, event: str, payload: dict[str, object]) -> ServerMessage:
         """A message of the channel itself."""

@@ -4,7 +4,6 @@ This module performs no I/O and has no clock. Every method takes ``now`` (Unix s
 returns what is wanted, in order.
 """
 
-import math
 from collections.abc import Callable, Sequence
 
 from rowcast.model.allowed import Allowed, ChannelUnavailable
@@ -40,6 +39,8 @@ _DISABLED = "RealtimeDisabledForConfiguration"
 _NOT_IN_TIME = "PostgresChangesSubscribeTimeout: the subscription was not confirmed in time"
 
 Verify = Callable[[str, float], Claims]
+#: What is wanted, or why the channel ends.
+_Found = list[Want] | str
 
 
 class Connection:
@@ -97,8 +98,7 @@ class Connection:
             case _ if channel is None or (message.event in _PUSHES and channel.answer is not None):
                 return [Send(reply(message.topic, message.ref, None, "error", {"reason": "unmatched topic"}))]
             case "phx_leave":
-                answer = reply(channel.topic, message.ref, channel.join_ref, "ok", {})
-                return [Send(answer), *self._end(channel, "phx_close", now)]
+                return [Send(channel.reply(message.ref, "ok", {})), *self._end(channel, "phx_close", now)]
             case "access_token":
                 return self._refresh(channel, message, now)
             case _ if not self._broadcasts.take(now):
@@ -130,14 +130,14 @@ class Connection:
             refused, told = (), channel.attached or channel.answer is not None
             if told or not ok:
                 return []
+        if channel.messages and not ok and channel.answer is None:
+            # It may have heard some by the stream: only a new join tells what it missed.
+            return self._end(channel, "phx_error", self._heard)
         wants: list[Want] = []
         if channel.answer is not None:
             if refused:
                 return self._reject(channel, f"{_DISABLED}: {refused[0]}", self._heard)
-            earlier, channel.replayed = channel.replayed, ()
-            wants += [Send(channel.answer), *earlier, *(Send(one) for one in channel.after_answer)]
-            channel.answer, channel.wait_until = None, math.inf
-            wants += channel.arrive()
+            wants += channel.answered()
         channel.attached = ok
         wants += [Send(channel.system("error", text, CHANGES)) for text in refused]
         if ok:
@@ -160,8 +160,14 @@ class Connection:
             return self._pushed(channel, asked.message, judged, now)
         if asked.payload is None:
             return self._reread(asked, answer, now)
-        wants, delay = self._answer(asked, asked.payload, answer, now, replayed)
+        rights = answer if asked.payload.private or isinstance(answer, ChannelUnavailable) else None
+        wants, delay = self._answer(asked, asked.payload, rights, now, replayed)
         return [*wants, *(Send(message, delay) for message in asked.last)]
+
+    def stored(self, key: int, asked: ClientMessage, reason: str | None) -> list[Want]:
+        """A broadcast of a channel was stored, or why it was not."""
+        channel = self._by_key(key)
+        return [] if channel is None else self._broadcasts.stored(channel, asked, reason)
 
     def ready(self, key: int, now: float, *, ok: bool) -> list[Want]:
         """Messages of the database are certain to reach a channel, or were not for too long."""
@@ -208,9 +214,7 @@ class Connection:
 
     def deadline(self) -> float:
         """When ``tick`` is to be called next, at the latest."""
-        ends = [self._heard + self._limits.idle_timeout]
-        for channel in self._channels.values():
-            ends.append(min(channel.claims.expires_at, channel.warn_at, channel.wait_until))
+        ends = [self._heard + self._limits.idle_timeout, *(one.due for one in self._channels.values())]
         if self._empty_since is not None:
             ends.append(self._empty_since + self._limits.no_channel_timeout)
         return min(ends)
@@ -260,11 +264,11 @@ class Connection:
         else:
             self._next_key += 1
             asked = Asked(self._next_key, message, token, claims, payload, last)
-            if payload.private:
+            earlier = replay_of(payload)
+            if payload.private or (earlier is not None and self._limits.store_public):
                 self._asked = asked
                 name, presence = message.topic.removeprefix(PREFIX), payload.presence.enabled
-                earlier = replay_of(payload)
-                return [*wants, Authorize(name, claims, presence, replay=earlier, channel=asked.key)]
+                return [*wants, Authorize(name, claims, presence, False, earlier, asked.key, payload.private)]
             answered, delay = self._answer(asked, payload, None, now)
             wants += answered
         wants += [Send(one, delay) for one in last]
@@ -286,10 +290,11 @@ class Connection:
     ) -> tuple[list[Want], float]:
         """Open a channel, or refuse it; and how late that is answered. ``answer`` is a private one's."""
         full = not self._channels and self._seats.full
-        if (reason := refusal(asked.message.topic, payload, answer, full=full)) is None:
+        topic, store_public = asked.message.topic, self._limits.store_public
+        if (reason := refusal(topic, payload, answer, full=full, store_public=store_public)) is None:
             assert not isinstance(answer, ChannelUnavailable)
             return self._open(asked, payload, answer, now, earlier), 0.0
-        kept = [Detach(asked.key)] if answer is not None and replay_of(payload) is not None else []
+        kept = [Detach(asked.key)] if replay_of(payload) is not None else []
         return [*kept, *self._refuse(asked.message, reason)], self._limits.refusal_delay
 
     def _open(
@@ -309,25 +314,22 @@ class Connection:
         self._channels[message.topic] = channel
         self._empty_since = None
         entries = [echo(entry) for entry in payload.entries]
-        answer = reply(message.topic, message.ref, channel.join_ref, "ok", {CHANGES: entries})
+        response = {CHANGES: entries} | ({"messages": True} if channel.messages else {})
+        answer = channel.reply(message.ref, "ok", response)
         if payload.wait is not None and payload.entries:
             channel.answer, channel.wait_until = answer, now + payload.wait
             if errors:
                 return self._reject(channel, f"{_DISABLED}: {errors[0]}", now)
-            return self._attach(channel)
-        wants: list[Want] = [Send(answer), *channel.replayed]
-        channel.replayed = ()
+            return channel.attach()
+        wants = channel.first(answer)
         wants += [Send(channel.system("error", error, CHANGES)) for error in errors]
-        return [*wants, *self._attach(channel), *channel.arrive()]
+        return [*wants, *channel.attach(), *channel.arrive()]
 
     def _reject(self, channel: Channel, reason: str, now: float) -> list[Want]:
         """Refuse a join whose reply waited."""
         assert channel.answer is not None
-        refusal = reply(channel.topic, channel.answer.ref, channel.join_ref, "error", {"reason": reason})
+        refusal = channel.reply(channel.answer.ref, "error", {"reason": reason})
         return [*self._forget(channel, now), Send(refusal, self._limits.refusal_delay)]
-
-    def _attach(self, channel: Channel) -> list[Want]:
-        return [channel.attach()] if channel.bindings else []
 
     # Tokens
 
@@ -344,7 +346,7 @@ class Connection:
             self._asked = Asked(channel.key, message, token, claims)
             return [Authorize(channel.name, claims, channel.presence)]
         channel.take(token, claims)
-        return self._attach(channel)
+        return channel.attach()
 
     def _reread(self, asked: Asked, answer: Allowed | ChannelUnavailable, now: float) -> list[Want]:
         """A private channel has a new token: it ends if that takes a right away that the old one gave."""
@@ -358,16 +360,14 @@ class Connection:
         channel.take(asked.token, asked.claims)
         channel.readable = answer
         heard = [] if channel.answer is not None or had == answer else [channel.enter()]
-        return [*self._attach(channel), *heard]
+        return [*channel.attach(), *heard]
 
     # Broadcasts and presence
 
     def _sender(self, event: str) -> Broadcasts | Presences:
         return self._presences if event == "presence" else self._broadcasts
 
-    def _pushed(
-        self, channel: Channel, message: ClientMessage, found: list[Want] | str, now: float
-    ) -> list[Want]:
+    def _pushed(self, channel: Channel, message: ClientMessage, found: _Found, now: float) -> list[Want]:
         """What is wanted for what a channel sends, or why it ends."""
         if isinstance(found, str):
             return self._shut(channel, found, now)

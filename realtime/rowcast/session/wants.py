@@ -5,9 +5,10 @@ from dataclasses import dataclass
 
 from rowcast.model.binding import Binding
 from rowcast.model.claims import Claims
+from rowcast.model.message import Message
 from rowcast.protocol.broadcasts import Broadcast
 from rowcast.protocol.join import Replay
-from rowcast.protocol.messages import Ref, ServerMessage
+from rowcast.protocol.messages import ClientMessage, Ref, ServerMessage
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +28,8 @@ class Attach:
     the text of the position to resume from; it is told until ``attached`` said that the channel hears, and
     counts for one that does not hear yet.
     ``gap`` says whether the channel is told of missing changes, and ``group`` whether it is sent whole
-    transactions.
+    transactions. With ``messages`` it is sent those of its topic as a part of the stream, of the ``private``
+    one or the public one; ``hears`` is whether it may.
     """
 
     channel: int
@@ -39,11 +41,15 @@ class Attach:
     resume: str | None = None
     gap: bool = False
     group: bool = False
+    messages: bool = False
+    private: bool = False
+    hears: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class Authorize:
-    """Ask what a private channel allows, and report by ``Connection.authorized``: the last thing wanted.
+    """Ask what a channel allows, and report by ``Connection.authorized``: the last thing wanted. One that is
+    not ``private`` allows all, and is asked for only with ``replay``.
 
     Nothing more is received before that: what a client says is heard in order. It is asked what may be read,
     without ``presence`` of broadcasts only; or, with ``writes``, what may be written.
@@ -58,6 +64,7 @@ class Authorize:
     writes: bool = False
     replay: Replay | None = None
     channel: int = 0
+    private: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +114,17 @@ class Publish:
 
 
 @dataclass(frozen=True, slots=True)
+class Store:
+    """Store a broadcast of a channel that has entered, from where it goes to its topic as a message of the
+    database; report by ``Connection.stored``. ``asked`` is what is answered then. An empty id is to be
+    chosen."""
+
+    channel: int
+    asked: ClientMessage
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
 class Track:
     """Let a channel that has entered show itself: by JSON that ``protocol.presence.tracked`` made."""
 
@@ -137,4 +155,4 @@ class Close:
     delay: float = 0.0
 
 
-Want = Send | Attach | Authorize | Enter | Tell | Await | Publish | Track | Untrack | Detach | Close
+Want = Send | Attach | Authorize | Enter | Tell | Await | Publish | Store | Track | Untrack | Detach | Close

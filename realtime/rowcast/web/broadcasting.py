@@ -6,7 +6,9 @@
 All policies are asked before anything is sent; what is sent goes out within one turn of the event loop.
 """
 
-from collections.abc import Mapping
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Final
 from urllib.parse import unquote
 
@@ -15,8 +17,17 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from rowcast.model.allowed import ChannelRequest, ChannelUnavailable
-from rowcast.protocol.batches import BLANK, TOO_LARGE, BatchError, messages_of, parse_batch
-from rowcast.protocol.broadcasts import MAX_PART, UserBroadcast, fits_binary
+from rowcast.model.message import Message
+from rowcast.protocol.batches import (
+    BLANK,
+    INVALID,
+    TOO_LARGE,
+    UNSTORED,
+    BatchError,
+    messages_of,
+    parse_batch,
+)
+from rowcast.protocol.broadcasts import MAX_PART, MessageError, UserBroadcast, fits_binary, message_id
 from rowcast.session.channel import PREFIX
 from rowcast.web.requests import BYTES, JSON, Refused, Sender, answer, body_of, decoded, media_type
 
@@ -56,16 +67,19 @@ async def _batch(sender: Sender) -> Response:
         messages = messages_of(body)
         if sender.rate.average(sender.now) + len(messages) > sender.rate.limit:
             raise Refused(429, {"message": _TOO_MANY})
-        batch = parse_batch(messages, services.limits.payload_size)
+        store_public = services.limits.store_public
+        batch = parse_batch(messages, services.limits.payload_size, store_public=store_public)
     except BatchError as error:
         raise Refused(422, {"errors": error.errors}) from None
     sender.rate.count(sender.now, len(batch))
     writable: dict[str, bool] = {}
     for name in dict.fromkeys(message.name for message in batch if message.private):
         writable[name] = await _may_write(sender, name)
+    # As with Supabase, nobody is told of those that may not be sent.
+    batch = [message for message in batch if not message.private or writable[message.name]]
+    await _store(sender, [message.message for message in batch if message.message is not None])
     for message in batch:
-        # As with Supabase, nobody is told of those that may not be sent.
-        if not message.private or writable[message.name]:
+        if message.message is None:
             services.topics.publish(PREFIX + message.name, message.broadcast, private=message.private)
     return Response(status_code=202)
 
@@ -84,14 +98,30 @@ async def _single(sender: Sender) -> Response:
         errors["payload"] = [TOO_LARGE]
     if raw and not fits_binary(PREFIX + name, sent):
         errors["event"] = [f"with its topic, must have at most {MAX_PART} bytes each to go with bytes"]
+    private, store = (request.query_params.get(flag) == "true" for flag in ("private", "store"))
+    try:
+        id_ = message_id(request.query_params.get("id"))
+    except MessageError:
+        errors["id"] = [INVALID]
+    if store and not private and not services.limits.store_public:
+        errors["store"] = [UNSTORED]
     if errors:
         raise Refused(422, {"errors": errors})
     sender.rate.count(sender.now, 1)
-    private = request.query_params.get("private") == "true"
     if private and not await _may_write(sender, name):
         raise Refused(403, {"message": "Unauthorized"})
-    services.topics.publish(PREFIX + name, sent, private=private)
+    if store:
+        await _store(sender, [Message(id_, name, private, event, sent.payload, raw)])
+    else:
+        services.topics.publish(PREFIX + name, sent, private=private)
     return Response(status_code=202)
+
+
+async def _store(sender: Sender, messages: Sequence[Message]) -> None:
+    """Store messages: they are heard once that is done."""
+    messages = [one if one.id else replace(one, id=str(uuid.uuid4())) for one in messages]
+    if (reason := await sender.services.storing.store(messages)) is not None:
+        raise Refused(503, {"message": f"Unable to store broadcast: {reason}"})
 
 
 async def _may_write(sender: Sender, name: str) -> bool:

@@ -11,8 +11,10 @@ _ERRORS: Final = {
     "415": {"description": "The body is of another media type"},
     "422": {"description": "Something is missing, is invalid or too large, or policies could not be asked"},
     "429": {"description": "There are too many messages"},
+    "503": {"description": "What was to be stored was not"},
 }
 _SENT: Final = {"202": {"description": "What may be sent was sent to whoever is joined"}}
+_STORE: Final = "Whether it is stored first, and sent as a message of the database then"
 _MESSAGE: Final = {
     "type": "object",
     "required": ["topic", "event", "payload"],
@@ -21,6 +23,7 @@ _MESSAGE: Final = {
         "event": {"type": "string", "example": "ping"},
         "payload": {"type": "object", "example": {"n": 1}},
         "private": {"type": "boolean", "default": False},
+        "store": {"type": "boolean", "default": False, "description": _STORE},
         "id": {"type": "string", "format": "uuid", "description": "Sent as `meta.id`"},
     },
 }
@@ -31,16 +34,18 @@ _BATCH: Final = {
 }
 
 
+_FLAG: Final = {"type": "boolean", "default": False}
+_ID: Final = {"type": "string", "format": "uuid"}
+
+
 def _part(name: str, what: str) -> dict[str, Any]:
     return {"name": name, "in": "path", "required": True, "description": what, "schema": {"type": "string"}}
 
 
-_PRIVATE: Final = {
-    "name": "private",
-    "in": "query",
-    "description": "Whether the channels of that name are meant that are private",
-    "schema": {"type": "boolean", "default": False},
-}
+def _option(name: str, what: str, schema: dict[str, Any]) -> dict[str, Any]:
+    return {"name": name, "in": "query", "description": what, "schema": schema}
+
+
 DESCRIPTION: Final[dict[str, Any]] = {
     "openapi": "3.0.3",
     "info": {"title": "Rowcast", "version": __version__},
@@ -68,7 +73,9 @@ DESCRIPTION: Final[dict[str, Any]] = {
                 "parameters": [
                     _part("topic", "The topic without `realtime:`"),
                     _part("event", "The event"),
-                    _PRIVATE,
+                    _option("private", "Whether the channels of that name are meant that are private", _FLAG),
+                    _option("store", _STORE, _FLAG),
+                    _option("id", "The id of the message that is stored", _ID),
                 ],
                 "requestBody": {
                     "required": True,

@@ -28,9 +28,17 @@ class Channels(Protocol):
 
 
 class Stored(Protocol):
-    """What the database sent to private topics, and keeps: what ``capture.stored`` reads."""
+    """What the database sent to topics, and keeps: what ``capture.stored`` reads."""
 
-    async def newest(self, topic: str, replay: Replay) -> Sequence[Message]: ...
+    async def newest(self, topic: str, replay: Replay, *, private: bool) -> Sequence[Message]: ...
+
+
+class Storing(Protocol):
+    """What keeps broadcasts, and sends them on: what ``capture.storing`` does."""
+
+    def put(self, message: Message, done: Callable[[str | None], None]) -> None: ...
+
+    async def store(self, messages: Sequence[Message]) -> str | None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +55,7 @@ class Services:
     feed: Feed
     channels: Channels
     stored: Stored
+    storing: Storing
     verify: Verify
     limits: Limits
     lane_limit: int

@@ -12,17 +12,14 @@ import structlog
 from starlette.responses import JSONResponse, Response
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from rowcast.hub.earlier import Earlier
 from rowcast.hub.feed import Gap, Subscriber
 from rowcast.hub.lanes import Lane
-from rowcast.hub.topics import Member
 from rowcast.model.allowed import Allowed, ChannelRequest, ChannelUnavailable
 from rowcast.model.message import Message
 from rowcast.protocol.broadcasts import encode_broadcast
 from rowcast.protocol.codec import decode_binary, decode_text, encode
 from rowcast.protocol.frames import text_frame
 from rowcast.protocol.messages import MalformedMessage, ServerMessage, Version
-from rowcast.session.channel import PREFIX
 from rowcast.session.connection import Connection
 from rowcast.session.wants import (
     Attach,
@@ -33,6 +30,7 @@ from rowcast.session.wants import (
     Enter,
     Publish,
     Send,
+    Store,
     Tell,
     Track,
     Untrack,
@@ -40,6 +38,7 @@ from rowcast.session.wants import (
 )
 from rowcast.web.fallback import AsgiSink
 from rowcast.web.handshake import api_key, refuse, why_refused
+from rowcast.web.membership import Memberships
 from rowcast.web.requests import JSON_UTF8
 from rowcast.web.services import Services
 from rowcast.web.subscription import Subscription
@@ -112,7 +111,7 @@ class _Conversation:
             services.seats,
         )
         self._subscriptions: dict[int, Subscription] = {}
-        self._members: dict[int, Member] = {}
+        self._members = Memberships(services, version, lane)
         self._waits: dict[int, asyncio.Task[None]] = {}
         self._loop = asyncio.get_running_loop()
         self._timers: set[asyncio.TimerHandle] = set()
@@ -145,8 +144,7 @@ class _Conversation:
         finally:
             self._services.health.leave(self._healthy)
             self._do(self._session.end())
-            for channel in list(self._members):
-                self._detach(channel)
+            self._members.leave_all()
             for timer in self._timers:
                 timer.cancel()
             if self._tick is not None:
@@ -190,21 +188,22 @@ class _Conversation:
                 case Authorize():
                     self._question = want
                 case Enter():
-                    self._enter(want)
+                    subscription = self._subscriptions.get(want.channel)
+                    hearing = None if subscription is None else subscription.subscriber.hearing
+                    self._members.enter(want, hearing)
                 case Tell(topic, broadcast):
                     if (frame := encode_broadcast(topic, broadcast, self._version)) is not None:
                         self._lane.push(frame)
                 case Await(channel):
                     self._waits[channel] = self._loop.create_task(self._await(channel))
-                case Publish(channel, broadcast):
-                    member = self._members[channel]
-                    self._services.topics.publish(
-                        member.topic, broadcast, private=member.private, sender=member
-                    )
-                case Track(channel, payload):
-                    self._services.rooms.track(self._members[channel], payload)
+                case Publish():
+                    self._members.publish(want)
+                case Store():
+                    self._members.store(want, partial(self._stored, want))
+                case Track():
+                    self._members.track(want)
                 case Untrack(channel):
-                    self._services.rooms.untrack(self._members[channel])
+                    self._members.untrack(channel)
                 case Detach(channel):
                     self._detach(channel)
                 case Close(code, reason, 0.0):
@@ -250,8 +249,11 @@ class _Conversation:
                 gap=want.gap,
                 group=want.group,
                 missed=lambda gap: self._missed(want.channel, gap),
+                hearing=self._members.hearing(want) if want.messages else None,
             )
             subscription = self._subscriptions[want.channel] = Subscription(subscriber)
+        if (hearing := subscription.subscriber.hearing) is not None:
+            hearing.allowed = want.hears
         subscription.wanted = want
         if subscription.work is None or subscription.work.done():
             subscription.work = self._loop.create_task(self._subscribe(subscription))
@@ -289,10 +291,14 @@ class _Conversation:
             if question.writes:
                 answer = await self._services.channels.may_write(request)
             else:
-                answer = await self._services.channels.may_read(request, presence=question.presence)
+                answer = Allowed(broadcast=True, presence=True)
+                if question.private:
+                    answer = await self._services.channels.may_read(request, presence=question.presence)
                 if question.replay is not None and answer.broadcast:
-                    self._hold(question)
-                    replayed = await self._services.stored.newest(question.name, question.replay)
+                    self._members.hold(question)
+                    replayed = await self._services.stored.newest(
+                        question.name, question.replay, private=question.private
+                    )
         except ChannelUnavailable as error:
             answer = error
         except Exception as error:
@@ -301,13 +307,6 @@ class _Conversation:
             answer = ChannelUnavailable("UnknownErrorOnChannel", "the server failed. Its log has the reason.")
         self._do(self._session.authorized(answer, self._services.clock(), replayed))
         self._arm()
-
-    def _hold(self, question: Authorize) -> None:
-        """What is sent to the topic from now on follows what is looked up next."""
-        member = Member(PREFIX + question.name, True, self._version, self._lane, sees=False)
-        member.earlier = Earlier(self._lane)
-        self._members[question.channel] = member
-        self._services.topics.enter(member)
 
     async def _await(self, channel: int) -> None:
         ok = True
@@ -319,24 +318,8 @@ class _Conversation:
         del self._waits[channel]
         self._do(self._session.ready(channel, self._services.clock(), ok=ok))
 
-    def _enter(self, want: Enter) -> None:
-        member = self._members.get(want.channel)
-        saw = member is not None and member.sees
-        if member is None:
-            member = Member(want.topic, want.private, self._version, self._lane, want.echo, key=want.key)
-            self._members[want.channel] = member
-        elif member.earlier is not None:
-            member.echo, member.key = want.echo, want.key if member.key is None else member.key
-            member.earlier.sent(want.known)
-        member.hears, member.sees = want.hears, want.sees
-        self._services.topics.enter(member)
-        if want.state and want.sees and not saw:
-            self._services.rooms.tell(member, want.join_ref)
-
     def _detach(self, channel: int) -> None:
-        if (member := self._members.pop(channel, None)) is not None:
-            self._services.topics.leave(member)
-            self._services.rooms.untrack(member)
+        self._members.leave(channel)
         if (wait := self._waits.pop(channel, None)) is not None:
             wait.cancel()
         subscription = self._subscriptions.pop(channel, None)
@@ -344,6 +327,9 @@ class _Conversation:
             if subscription.work is not None:
                 subscription.work.cancel()
             self._services.feed.unsubscribe(subscription.subscriber)
+
+    def _stored(self, want: Store, reason: str | None) -> None:
+        self._do(self._session.stored(want.channel, want.asked, reason))
 
     def _told(self, channel: int, status: str, text: str) -> None:
         self._do(self._session.told(channel, status, text, self._position()))
