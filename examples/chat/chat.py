@@ -16,6 +16,7 @@ async def main(url: str, key: str, name: str) -> None:
         room = client.channel("chat", private=True, store=True, replay={"since": since, "limit": 25})
         room.on("broadcast", {"event": "message"}, show)
         await room.subscribe()
+        print("You are in the chat. Type a line to say it.", flush=True)
         async for line in await typed():
             if text := line.decode().strip():
                 said = {"name": name, "text": text, "at": datetime.now(UTC).isoformat()}

@@ -1,8 +1,7 @@
-"""Private messages: type `ben: hello`. Usage: python messages.py URL KEY --name ann --token TOKEN"""
+"""Private messages in a terminal. Usage: python messages.py URL KEY --name ann --token TOKEN"""
 
 import argparse
 import asyncio
-import contextlib
 import sys
 from datetime import UTC, datetime, timedelta
 
@@ -13,18 +12,21 @@ async def main(url: str, key: str, name: str, token: str) -> None:
     since = datetime.now(UTC) - timedelta(days=1)
     async with create_client(url, key, token=token) as client:
         # The policies in setup.sql let nobody else join it. What the database sent meanwhile comes first.
-        mine = client.channel(f"user:{name}", private=True, replay={"since": since, "limit": 25})
+        replay = {"since": since, "limit": 25}
+        mine = client.channel(f"user:{name}", private=True, echo=True, replay=replay)
         mine.on("broadcast", {"event": "message"}, show)
         await mine.subscribe()
+        print(f"You are {name}. Write to somebody like this: `ben: hello`.", flush=True)
         async for line in await typed():
             to, colon, text = line.decode().strip().partition(": ")
             if not colon:
-                print("Type a name, a colon and a text, such as `ben: hello`.", flush=True)
+                print("That has no name before it, as in `ben: hello`.", flush=True)
                 continue
             # Nobody joins the topic of another: this goes by a request, which policies let through or not.
-            message = {"from": name, "text": text, "at": datetime.now(UTC).isoformat()}
+            theirs = mine if to == name else client.channel(f"user:{to}", private=True)
             try:
-                await client.channel(f"user:{to}", private=True).send("message", message)
+                at = datetime.now(UTC).isoformat()
+                await theirs.send("message", {"from": name, "text": text, "at": at})
             except RowcastError as error:
                 print(f"Not sent: {error}", flush=True)
 
@@ -46,5 +48,9 @@ if __name__ == "__main__":
     arguments.add_argument("key")
     arguments.add_argument("--name", required=True)
     arguments.add_argument("--token", required=True)
-    with contextlib.suppress(KeyboardInterrupt):
+    try:
         asyncio.run(main(**vars(arguments.parse_args())))
+    except RowcastError as error:  # the token is not that of this name, say
+        sys.exit(str(error))
+    except KeyboardInterrupt:
+        pass

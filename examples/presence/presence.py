@@ -12,22 +12,22 @@ async def main(url: str, key: str, name: str) -> None:
     async with create_client(url, key) as client:
         # Windows and terminals under one key are one person.
         lobby = client.channel("lobby", presence_key=name)
-        lobby.on("presence", {"event": "join"}, came)
-        lobby.on("presence", {"event": "leave"}, went)
-        lobby.on("presence", {"event": "sync"}, lambda _: print("Here:", *lobby.presence_state(), flush=True))
+        met = False  # whether we know who was here before us
+
+        def show(event: PresenceEvent) -> None:
+            nonlocal met
+            if event.event == "sync":
+                print("Here:", *lobby.presence_state(), flush=True)
+                met = True
+            elif event.event == "join" and met and len(event.current) == len(event.joined) and not event.left:
+                print(f"{event.key} came", flush=True)
+            elif event.event == "leave" and not event.current:
+                print(f"{event.key} left", flush=True)
+
+        lobby.on("presence", show)
         await lobby.subscribe()
         await lobby.track({"since": datetime.now(UTC).isoformat()})
         await client.wait_until("closed")
-
-
-def came(event: PresenceEvent) -> None:
-    if len(event.current) == len(event.joined) and not event.left:
-        print(f"{event.key} came", flush=True)
-
-
-def went(event: PresenceEvent) -> None:
-    if not event.current:
-        print(f"{event.key} left", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """What the tests of the examples share: one server that has their pages, and one browser."""
 
 from collections.abc import AsyncIterator, Iterator
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from urllib.parse import urlencode
 
@@ -8,6 +9,7 @@ import pytest
 
 from support import databases
 from support.browsers import Browser, Look, Window, chromium
+from support.programs import Program, Start, run
 from support.server import Server
 from support.tokens import make_token
 
@@ -57,3 +59,14 @@ async def look(site: Server, browser: Browser) -> AsyncIterator[Look]:
     for window in windows:
         await window.close()
     assert [fault for window in windows for fault in window.faults] == []
+
+
+@pytest.fixture
+def start(site: Server) -> Start:
+    """Start the program of an example, as ``make`` says how: ``async with start("chat", "ann") as ann``."""
+
+    def of(example: str, name: str, token: str | None = None) -> AbstractAsyncContextManager[Program]:
+        given = ("--name", name) if token is None else ("--name", name, "--token", token)
+        return run(EXAMPLES / example / f"{example}.py", site.url, make_token(), *given)
+
+    return of
