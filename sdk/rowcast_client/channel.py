@@ -35,7 +35,7 @@ from .options import Options
 from .presence import Presence, PresenceKind
 from .rows import Rows
 from .sending import Sending
-from .states import ChannelState
+from .states import ChannelState, SubscribeStatus
 from .stores import PositionStore
 from .waiters import Waiters
 
@@ -360,6 +360,8 @@ class Channel:
         self._last_error = notify.error
         if notify.error is not None and not notify.error.temporary:
             self._refuse(notify.error)
+        if notify.status is SubscribeStatus.CLOSED:
+            self._listeners.roster.clear()
         self._waiters.release()
         self._delivery.put(notify)
 
@@ -372,7 +374,6 @@ class Channel:
 
     def _closed(self) -> None:
         """The last status has been told."""
-        self._listeners.roster.clear()
         for rows in self._rows:
             rows._closed()
 

@@ -34,6 +34,7 @@ from .waiters import Waiters
 _log = logging.getLogger("rowcast_client")
 
 _GRACE = 5.0
+_AT_REST = (ClientState.IDLE, ClientState.CLOSED)
 
 
 class Client:
@@ -91,7 +92,7 @@ class Client:
         self._token_warning = token_warning
         self._channels: dict[str, Channel] = {}
         self._link = Link(self, address)
-        self._rest = Rest(address, self._tokens)
+        self._rest = Rest(address, self._tokens, lambda: self.state not in _AT_REST)
         self._timer: asyncio.TimerHandle | None = None
         self._state = self._core.state
         self._watchers = Waiters()

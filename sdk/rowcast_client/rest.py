@@ -3,8 +3,8 @@
 httpx is imported with the first of them. Its exceptions may show what was sent: none gets out.
 """
 
-import asyncio
 import ssl
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -14,7 +14,7 @@ from ._core.answers import HINTS, TOO_LARGE, WRITE_POLICY
 from ._core.calls import UNKNOWN
 from .address import rest_url
 from .credentials import resolve
-from .errors import AuthError, ConnectError, ConnectionLost, RowcastError, SendError
+from .errors import AuthError, ConnectError, ConnectionLost, RowcastError, SendError, UsageError
 from .tokens import Tokens
 
 if TYPE_CHECKING:
@@ -27,12 +27,15 @@ _WORDS = 500
 
 
 class Rest:
-    """The requests of one client. Its connections stay open for a while, for the next."""
+    """The requests of one client.
 
-    def __init__(self, address: "Address", tokens: Tokens) -> None:
-        self._address, self._tokens = address, tokens
-        self._client: httpx.AsyncClient | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
+    While ``lasting`` says that somebody will close it, connections are kept for the next request.
+    """
+
+    def __init__(self, address: "Address", tokens: Tokens, lasting: Callable[[], bool]) -> None:
+        self._address, self._tokens, self._lasting = address, tokens, lasting
+        self._kept: httpx.AsyncClient | None = None
+        self._ssl = address.ssl
 
     async def broadcast(self, name: str, event: str, payload: bytes, *, raw: bool, private: bool) -> None:
         """Send this to the topic ``name``. Raises AuthError, SendError, ConnectError or TokenError."""
@@ -43,6 +46,10 @@ class Rest:
         headers["Content-Type"] = "application/octet-stream" if raw else "application/json"
         if token is not None:
             headers["Authorization"] = f"Bearer {token}"
+        for header, value in headers.items():
+            # What cannot be sent, the library's log would show.
+            if not (value.isascii() and value.isprintable()):
+                raise UsageError(f"the header {header!r} has a character that no header takes")
         url = f"{rest_url(address.url)}/{_part(name)}/events/{_part(event)}?private={str(private).lower()}"
         response = await self._post(url, payload, headers)
         if response.status_code != _SENT:
@@ -50,36 +57,37 @@ class Rest:
 
     async def close(self) -> None:
         """Close the connections. A later request opens new ones."""
-        client, self._client = self._client, None
-        if client is not None and self._loop is asyncio.get_running_loop():
-            await client.aclose()
+        kept, self._kept = self._kept, None
+        if kept is not None:
+            await kept.aclose()
 
     async def _post(self, url: str, payload: bytes, headers: dict[str, str]) -> "httpx.Response":
         import httpx
 
-        seconds = self._address.timeout
+        error: RowcastError
         try:
-            return await self._opened().post(url, content=payload, headers=headers)
+            if self._lasting():
+                self._kept = self._kept or self._opened()
+                return await self._kept.post(url, content=payload, headers=headers)
+            async with self._opened() as client:
+                return await client.post(url, content=payload, headers=headers)
         except httpx.ConnectTimeout:
-            raise ConnectError(f"the server could not be reached within {seconds:g} s") from None
+            error = ConnectError(f"the server could not be reached within {self._address.timeout:g} s")
         except httpx.ConnectError:
-            raise ConnectError("the server cannot be reached", hint="is it running there?") from None
+            error = ConnectError("the server cannot be reached", hint="is it running there?")
         except httpx.TransportError:
-            raise ConnectionLost(f"the connection ended before the server answered; {UNKNOWN}") from None
-        except Exception as fault:  # whatever it was, its text may show a header
-            raise ConnectError(f"the request failed: {type(fault).__name__}") from None
+            error = ConnectionLost(f"the connection ended before the server answered; {UNKNOWN}")
+        except Exception as fault:
+            error = ConnectError(f"the request failed: {type(fault).__name__}")
+        # Here, and not above: it would have the other as its context.
+        raise error
 
     def _opened(self) -> "httpx.AsyncClient":
         import httpx
 
-        loop = asyncio.get_running_loop()
-        if self._client is None or self._loop is not loop:
-            self._loop = loop
-            timeout = httpx.Timeout(None, connect=self._address.timeout)
-            # As the WebSocket is opened: with what the system trusts.
-            verify = self._address.ssl or ssl.create_default_context()
-            self._client = httpx.AsyncClient(verify=verify, timeout=timeout)
-        return self._client
+        # As the WebSocket is opened: with what the system trusts.
+        self._ssl = self._ssl or ssl.create_default_context()
+        return httpx.AsyncClient(verify=self._ssl, timeout=httpx.Timeout(None, connect=self._address.timeout))
 
 
 def _part(name: str) -> str:

@@ -52,6 +52,17 @@ async def test_the_worker_does_each_effect_once_though_it_is_killed(server: Any)
         await connection.close()
 
 
+async def test_the_room_is_joined_and_spoken_in(server: Any) -> None:
+    program = await start(server, 3)
+    assert program.stdout is not None
+    async with asyncio.timeout(30):
+        said = sorted([await program.stdout.readline(), await program.stdout.readline()])
+    program.kill()
+    await program.communicate()
+    assert said[0].startswith(b"Broadcast(event='cursor', payload={'x': 1, 'y': 2}")
+    assert said[1].startswith(b"PresenceEvent(event='join', key='ann'")
+
+
 async def test_the_rows_are_printed_as_they_change(server: Any) -> None:
     connection = await asyncpg.connect(server.database)
     try:
