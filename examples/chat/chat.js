@@ -17,15 +17,22 @@ const room = client.channel("chat", {
   },
 })
 
+const button = document.querySelector("button")
+
 room
   .on("broadcast", { event: "message" }, ({ payload, meta }) => show(payload, meta?.id))
-  .subscribe(showStatus)
+  .subscribe((status, error) => {
+    showStatus(status, error)
+    button.disabled = status !== "SUBSCRIBED"
+  })
 
 document.querySelector("form").addEventListener("submit", async (event) => {
   event.preventDefault()
   const input = document.querySelector("#text")
   const payload = { name, text: input.value, at: new Date().toISOString() }
+  button.disabled = true
   const answer = await room.send({ type: "broadcast", event: "message", payload })
+  button.disabled = room.state !== "joined"
   document.querySelector("#fault").textContent = answer === "ok" ? "" : `Not sent: ${answer}. Try again.`
   if (answer === "ok") input.value = ""
 })

@@ -21,6 +21,12 @@ async def test_a_message_of_the_chat_is_seen_by_all_and_by_who_comes_later(look:
     cal = await look("chat", "cal")
     await cal.sees("I am.", "#messages li + li")
     assert (await cal.text("#messages")).startswith("A\nann, ")
+    # After a reconnection it has what was said meanwhile, and nothing twice.
+    await cal.cut()
+    await cal.until("document.querySelector('#status').innerText === 'not connected'")
+    await ben.type("#text", "Where is Cal?")
+    await cal.sees("Where is Cal?", "#messages li + li + li")
+    assert await cal.evaluate("document.querySelectorAll('#messages li').length") == 3
 
 
 async def test_cursors_are_seen_where_others_point(look: Look) -> None:

@@ -144,6 +144,16 @@ class Window:
         """Move the mouse to a place of the window, in CSS pixels."""
         await self.call("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
 
+    async def cut(self) -> None:
+        """Close the page's sockets behind its back."""
+        kind = await self.call("Runtime.evaluate", expression="WebSocket.prototype")
+        found = await self.call("Runtime.queryObjects", prototypeObjectId=kind["result"]["objectId"])
+        await self.call(
+            "Runtime.callFunctionOn",
+            objectId=found["objects"]["objectId"],
+            functionDeclaration="function () { for (const socket of this) socket.close() }",
+        )
+
     async def screenshot(self) -> bytes:
         """A picture of the window, as PNG."""
         taken = await self.call("Page.captureScreenshot", format="png")
