@@ -41,7 +41,7 @@ class Heard(Kept):
     def __init__(self, place: str | None = None) -> None:
         super().__init__()
         self.place = place
-        self.items: list[tuple[str, str]] = []
+        self.items: list[tuple[str, int]] = []
         #: How it stood after each message of the socket, by the items that it had then.
         self.states: dict[int, tuple[str | None, set[str]]] = {0: (place, set())}
         self.again: set[str] = set()
@@ -65,7 +65,7 @@ class Heard(Kept):
             self.states[len(self.items)] = (self.place, self.again)
         self._more.set()
 
-    def _hear(self, item: tuple[str, str], position: str) -> None:
+    def _hear(self, item: tuple[str, int], position: str) -> None:
         self.place = position
         if item[0] == "change":
             self.again = set()
@@ -78,7 +78,7 @@ class Heard(Kept):
         return back
 
 
-def _change(data: dict[str, Any]) -> tuple[str, str]:
+def _change(data: dict[str, Any]) -> tuple[str, int]:
     return "change", data["record"]["id"]
 
 

@@ -382,8 +382,8 @@ async def test_behind_a_pooler_of_transactions_messages_are_heard_and_replayed(m
             await ear.until(lambda: len(ear.heard) == 2)
             assert ear.said() == [(7, 1), (7, 2)]
         pool = await create_pool(pooler.address, 1)
-        (message,) = await Stored(pool, 1000).newest("t", Replay(1, 25))
+        (message,) = await Stored(pool, 1000).newest("t", Replay(1, 25), private=True)
         assert (message.event, json.loads(message.payload)["n"]) == ("e", 2)
         # Together no larger than that.
-        assert await Stored(pool, 10).newest("t", Replay(1, 25)) == []
+        assert await Stored(pool, 10).newest("t", Replay(1, 25), private=True) == []
         pool.terminate()
