@@ -128,6 +128,21 @@ async def test_a_connection_that_does_not_close_is_aborted_and_one_that_does_is_
     assert (closing.aborts, gone.aborts, gone.closes) == (1, 0, [])
 
 
+async def test_a_sink_that_fails_is_told_of_and_no_matter_of_the_others() -> None:
+    class Broken(Pipe):
+        def write(self, frames: Sequence[bytes]) -> None:
+            raise OSError("broken")
+
+    told: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context["exception"]))
+    broken, whole = Broken(), Pipe()
+    for pipe in (broken, whole):
+        Lane(pipe, LIMIT).push(b"a")
+    await turn()
+    assert whole.written == [b"a"]
+    assert [str(error) for error in told] == ["broken"]
+
+
 async def test_nothing_is_written_once_the_connection_is_gone() -> None:
     pipe = Pipe()
     lane = Lane(pipe, LIMIT)
@@ -139,7 +154,7 @@ async def test_nothing_is_written_once_the_connection_is_gone() -> None:
     assert (pipe.writes, pipe.closes, lane.queued) == ([], [], 0)
 
 
-@given(sizes=st.lists(st.integers(min_value=1, max_value=200_000), max_size=20))
+@given(sizes=st.lists(st.integers(min_value=1, max_value=300_000), max_size=20))
 async def test_frames_of_any_size_leave_whole_and_in_order(sizes: list[int]) -> None:
     pipe = Pipe()
     lane = Lane(pipe, limit=1 << 30)

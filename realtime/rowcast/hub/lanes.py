@@ -1,6 +1,7 @@
 """A connection's outgoing queue, bounded in bytes.
 
-Frames that wait in one turn of the event loop are joined into one write. The lane keeps its own queue and
+Frames that wait in one turn of the event loop are joined into one write, and all lanes of a loop are written
+to by one callback: one for each would cost as much as all else here. The lane keeps its own queue and
 leaves little in the transport, so that a slow consumer's unsent bytes are ours to drop. Over the limit the
 queue is dropped and the connection closed with a code of its own: nothing is lost, since the client
 subscribes again. After a close frame nothing is ever written. Everything here runs on the event loop only,
@@ -8,9 +9,9 @@ and nothing waits.
 """
 
 import asyncio
-from collections import deque
 from collections.abc import Sequence
 from typing import Final, Protocol
+from weakref import WeakKeyDictionary
 
 #: Close code for a client that does not read as fast as it is sent to.
 SLOW_CONSUMER: Final = 4008
@@ -48,6 +49,7 @@ class Lane:
         "_abort_timer",
         "_closing",
         "_drained",
+        "_due",
         "_frames",
         "_limit",
         "_loop",
@@ -61,7 +63,8 @@ class Lane:
         self._sink = sink
         self._limit = limit
         self._loop = loop or asyncio.get_running_loop()
-        self._frames: deque[bytes] = deque()
+        self._due = _due.setdefault(self._loop, [])
+        self._frames: list[bytes] = []
         self._queued = 0
         self._scheduled = False
         self._closing: tuple[int, str] | None = None
@@ -87,15 +90,17 @@ class Lane:
 
     def push(self, frame: bytes) -> None:
         """Send a whole frame, soon. Never blocks and never raises; a closed lane drops it."""
-        if self.closing:
+        if self.closed or self._closing is not None:
             return
+        queued = self._queued + len(frame)
         # One frame larger than the limit may still go, alone.
-        if self._queued and self._queued + len(frame) > self._limit:
+        if queued > self._limit and self._queued:
             self.cut()
             return
         self._frames.append(frame)
-        self._queued += len(frame)
-        self._schedule()
+        self._queued = queued
+        if not self._scheduled:
+            self._schedule()
 
     async def drained(self, below: int) -> None:
         """Wait until no more bytes than this wait in the lane, or the connection is to be closed."""
@@ -135,21 +140,29 @@ class Lane:
         if self.closed:
             return
         while self._frames and self._sink.waiting() <= LOW_MARK:
-            self._write_some()
-        if not self._frames and self._closing is not None:
+            if self._queued <= _WRITE_SIZE:
+                frames, self._frames, self._queued = self._frames, [], 0
+            else:
+                frames = self._take_some()
+            self._sink.write(frames)
+            if self._drained is not None:
+                self._went()
+        if self._closing is not None and not self._frames:
             self.closed = True
             self._sink.close(*self._closing)
 
-    def _write_some(self) -> None:
-        parts: list[bytes] = []
-        size = 0
-        while self._frames and (not parts or size + len(self._frames[0]) <= _WRITE_SIZE):
-            frame = self._frames.popleft()
-            parts.append(frame)
+    def _take_some(self) -> list[bytes]:
+        """As many of the frames as go in one write, and at least one."""
+        size = count = 0
+        for frame in self._frames:
+            if count and size + len(frame) > _WRITE_SIZE:
+                break
             size += len(frame)
+            count += 1
+        frames = self._frames[:count]
+        del self._frames[:count]
         self._queued -= size
-        self._sink.write(parts)
-        self._went()
+        return frames
 
     def _went(self) -> None:
         """Who waits for room looks again."""
@@ -160,4 +173,22 @@ class Lane:
     def _schedule(self) -> None:
         if not self._scheduled:
             self._scheduled = True
-            self._loop.call_soon(self.flush)
+            if not self._due:
+                self._loop.call_soon(_flush, self._loop, self._due)
+            self._due.append(self)
+
+
+#: What is to be written to at the end of a loop's turn.
+_due: WeakKeyDictionary[asyncio.AbstractEventLoop, list[Lane]] = WeakKeyDictionary()
+
+
+def _flush(loop: asyncio.AbstractEventLoop, due: list[Lane]) -> None:
+    lanes = due[:]
+    # What is pushed meanwhile is for the next turn.
+    due.clear()
+    for lane in lanes:
+        try:
+            lane.flush()
+        except Exception as error:
+            # One dead socket is no matter of the others.
+            loop.call_exception_handler({"message": "A lane could not be written to", "exception": error})

@@ -28,6 +28,8 @@ class FastLane(WebSocketsSansIOProtocol):
     lane: Lane | None = None
     #: Whether a channel is joined on it.
     joined: Callable[[], bool]
+    #: Bytes that were written and have not left yet: asked for with each frame, so the transport's own.
+    waiting: Callable[[], int]
     _fragments: bytearray
     _early: bytearray
     _pong_limit = LOW_MARK
@@ -35,6 +37,7 @@ class FastLane(WebSocketsSansIOProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self._early = bytearray()
         self.joined = lambda: False
+        self.waiting = transport.get_write_buffer_size
         super().connection_made(transport)
 
     def open_lane(self, limit: int) -> Lane:
@@ -46,12 +49,10 @@ class FastLane(WebSocketsSansIOProtocol):
 
     # What the lane does
 
-    def waiting(self) -> int:
-        return self.transport.get_write_buffer_size()
-
     def write(self, frames: Sequence[bytes]) -> None:
-        if not (self.close_sent or self.transport.is_closing()):
-            self.transport.write(frames[0] if len(frames) == 1 else b"".join(frames))
+        transport = self.transport
+        if not (self.close_sent or transport.is_closing()):
+            transport.write(frames[0] if len(frames) == 1 else b"".join(frames))
 
     def close(self, code: int, reason: str) -> None:
         if self.close_sent or self.transport.is_closing():
