@@ -8,12 +8,14 @@ import sys
 from collections.abc import Awaitable, Callable, Sequence
 
 from benchmarks import (
+    broadcast,
     fanout,
     latency,
     matching,
     presence,
     recovery,
     replay,
+    requests,
     visibility,
     writes,
 )
@@ -28,6 +30,8 @@ MEASUREMENTS: dict[str, tuple[str, Measure]] = {
     "replay": ("Replay", replay.measure),
     "recovery": ("Recovery", recovery.measure),
     "matching": ("Matching", matching.measure),
+    "broadcast": ("Broadcasts to a thousand", broadcast.measure),
+    "requests": ("Broadcasts by REST", requests.measure),
     "presence": ("Presence", presence.measure),
     "visibility": ("Row level security", visibility.measure),
     "fanout": ("Row level security, delivered", fanout.measure),

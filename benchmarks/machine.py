@@ -7,15 +7,20 @@ import secrets
 import shutil
 import subprocess
 import sys
+import time
 import urllib.request
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
+
+import jwt
 
 from rowcast.dev.account import current_account
 from rowcast.dev.binaries import find_binaries
 from rowcast.dev.postgres import Postgres, free_port, temporary_home
 
 SECRET = secrets.token_hex(32)
+#: For measurements of what is bounded otherwise.
+UNBOUNDED = {"ROWCAST_MAX_EVENTS_PER_SECOND": "1000000000", "ROWCAST_MAX_JOINS_PER_SECOND": "1000000000"}
 _READY_SECONDS = 30.0
 
 
@@ -36,16 +41,17 @@ def postgres() -> Iterator[Postgres]:
 class Attached:
     """``rowcast serve`` for a database, on a port that it keeps."""
 
-    def __init__(self, dsn: str) -> None:
-        port = free_port()
-        self.url = f"http://127.0.0.1:{port}"
+    def __init__(self, dsn: str, settings: Mapping[str, str] | None = None) -> None:
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
         self._environment = {
             **os.environ,
             "DATABASE_URL": dsn,
             "ROWCAST_JWT_SECRET": SECRET,
-            "PORT": str(port),
+            "PORT": str(self.port),
             "ROWCAST_LOG_LEVEL": "critical",
             "ROWCAST_DRAIN_SECONDS": "0",
+            **(settings or {}),
         }
         self._process: asyncio.subprocess.Process | None = None
 
@@ -77,14 +83,33 @@ class Attached:
 
 
 @contextlib.asynccontextmanager
-async def attached(dsn: str) -> AsyncIterator[Attached]:
+async def attached(dsn: str, settings: Mapping[str, str] | None = None) -> AsyncIterator[Attached]:
     """A server that runs as long as the context is open."""
-    server = Attached(dsn)
+    server = Attached(dsn, settings)
     try:
         await server.start()
         yield server
     finally:
         await server.end()
+
+
+@contextlib.asynccontextmanager
+async def running(program: str, *script: str, cwd: Path | None = None) -> AsyncIterator[tuple[int, int]]:
+    """Another server, as process and port. Its port is its first argument; a script's, after its name."""
+    port = free_port()
+    arguments = [*script[:1], str(port), *script[1:]]
+    environment = {**os.environ, "NODE_ENV": "production"}
+    process = await asyncio.create_subprocess_exec(program, *arguments, cwd=cwd, env=environment)
+    try:
+        yield process.pid, port
+    finally:
+        process.kill()
+        await process.wait()
+
+
+def token() -> str:
+    """A token for an hour."""
+    return jwt.encode({"role": "anon", "exp": int(time.time()) + 3600}, SECRET, algorithm="HS256")
 
 
 def _ready(url: str) -> bool:
