@@ -51,6 +51,11 @@ def test_the_payload_of_a_text_frame_is_sent_as_it_came(payload: Any, version: V
     assert said(text_broadcast(payload), version) == payload
 
 
+def test_nobody_but_the_stream_says_a_position() -> None:
+    forged = {"event": "e", "meta": {"id": "i", "position": "p"}, "payload": {"meta": {"position": "p"}}}
+    assert said(text_broadcast(forged), Version.V2) == forged | {"meta": {"id": "i"}}
+
+
 @given(
     ref=NAMES,
     name=NAMES,

@@ -50,7 +50,13 @@ Broadcast = TextBroadcast | UserBroadcast
 
 
 def text_broadcast(payload: Any) -> TextBroadcast:
-    """A payload that was decoded, of a text frame. Keys come in the order of their names."""
+    """A payload that was decoded, of a text frame. Keys come in the order of their names.
+
+    What it says of a position is left out: others would resume from it, and only the stream knows one.
+    """
+    meta = payload.get("meta") if isinstance(payload, dict) else None
+    if isinstance(meta, dict) and "position" in meta:
+        payload = payload | {"meta": {name: value for name, value in meta.items() if name != "position"}}
     return TextBroadcast(_encode(payload))
 
 
