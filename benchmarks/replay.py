@@ -7,19 +7,22 @@ import time
 from statistics import median
 
 import asyncpg
-import jwt
 import websockets
 
 from benchmarks.counting import CountingClient
-from benchmarks.machine import SECRET, Attached, attached
+from benchmarks.machine import Attached, attached, token
 from rowcast.dev.postgres import Postgres
 
 CHANGES = 100_000
 CROWD = 100
 ROUNDS = 3
 _SECONDS = 600.0
+MISSED = """
+create sequence missed_id; create table missed (id bigint primary key, body text, n int);
+grant select on missed to anon; alter publication supabase_realtime add table missed;
+"""
 #: Rows of about 300 bytes, three in a transaction.
-_WRITE = """do $$ begin
+WRITE = """do $$ begin
   for n in 1..33334 loop
     insert into missed select nextval('missed_id'), repeat('x', 250), g from generate_series(1, 3) as g;
     commit;
@@ -32,14 +35,11 @@ _SELECT = " union all ".join(
 async def measure(server: Postgres) -> dict[str, tuple[float, float]]:
     """The rate of a replay ÷ that of a SELECT. Prints rates, times and the server's memory."""
     connection = await asyncpg.connect(server.dsn)
-    key = jwt.encode({"role": "anon", "exp": int(time.time()) + 3600}, SECRET, algorithm="HS256")
+    key = token()
     async with attached(server.dsn) as rowcast:
-        await connection.execute("""
-            create sequence missed_id; create table missed (id bigint primary key, body text, n int);
-            grant select on missed to anon; alter publication supabase_realtime add table missed;
-        """)
-        position = await _position(rowcast.url, key, connection)
-        await connection.execute(_WRITE)
+        await connection.execute(MISSED)
+        position = await position_before(rowcast.url, key, connection)
+        await connection.execute(WRITE)
         total = await connection.fetchval("select count(*) from missed") - 1
         ratios = []
         for number in range(ROUNDS):
@@ -51,7 +51,7 @@ async def measure(server: Postgres) -> dict[str, tuple[float, float]]:
                 f"the first after {first * 1000:.0f} ms",
                 flush=True,
             )
-        before = _memory(rowcast)
+        before = memory(rowcast.pid)
         seconds, most = await _crowd(rowcast, key, position, total)
         print(
             f"  {CROWD} clients at once, {total:,} changes each: {seconds:.1f} s, "
@@ -63,7 +63,7 @@ async def measure(server: Postgres) -> dict[str, tuple[float, float]]:
     return {"changes replayed ÷ rows of a plain SELECT, a second": (median(ratios), 0.01)}
 
 
-async def _position(url: str, key: str, connection: asyncpg.Connection) -> str:
+async def position_before(url: str, key: str, connection: asyncpg.Connection) -> str:
     """Where the stream stood before anything was missed: from a message of the server's own."""
     address = f"ws{url.removeprefix('http')}/realtime/v1/websocket?apikey={key}&vsn=2.0.0"
     async with websockets.connect(address) as socket:
@@ -80,7 +80,8 @@ async def _position(url: str, key: str, connection: asyncpg.Connection) -> str:
         return position
 
 
-def _config(position: str) -> dict[str, object]:
+def config(position: str) -> dict[str, object]:
+    """The join of who missed everything after a position."""
     entry = {"event": "*", "schema": "public", "table": "missed"}
     return {"postgres_changes": [entry], "resume": {"position": position}}
 
@@ -96,7 +97,7 @@ async def _select(connection: asyncpg.Connection, total: int) -> float:
 
 async def _replay(rowcast: Attached, key: str, position: str, total: int) -> tuple[float, float]:
     began = time.perf_counter()
-    client = await CountingClient.join(rowcast.url, key, "r", _config(position), expected=total, least=300)
+    client = await CountingClient.join(rowcast.url, key, "r", config(position), expected=total, least=300)
     async with asyncio.timeout(_SECONDS):
         await client.first.wait()
         first = time.perf_counter() - began
@@ -112,7 +113,7 @@ async def _crowd(rowcast: Attached, key: str, position: str, total: int) -> tupl
     """Seconds until all have all, and the server's memory at most."""
     began = time.perf_counter()
     clients = [
-        await CountingClient.join(rowcast.url, key, "r", _config(position), expected=total, least=300)
+        await CountingClient.join(rowcast.url, key, "r", config(position), expected=total, least=300)
         for _ in range(CROWD)
     ]
     most = 0.0
@@ -120,7 +121,7 @@ async def _crowd(rowcast: Attached, key: str, position: str, total: int) -> tupl
     async def watch() -> None:
         nonlocal most
         while True:
-            most = max(most, _memory(rowcast))
+            most = max(most, memory(rowcast.pid))
             await asyncio.sleep(0.2)
 
     watching = asyncio.create_task(watch())
@@ -136,7 +137,7 @@ async def _crowd(rowcast: Attached, key: str, position: str, total: int) -> tupl
     return taken, most
 
 
-def _memory(rowcast: Attached) -> float:
-    """Resident mebibytes."""
-    shown = subprocess.run(["ps", "-o", "rss=", "-p", str(rowcast.pid)], capture_output=True, check=True)
+def memory(pid: int) -> float:
+    """Resident mebibytes of a process."""
+    shown = subprocess.run(["ps", "-o", "rss=", "-p", str(pid)], capture_output=True, check=True)
     return int(shown.stdout) / 1024
