@@ -61,7 +61,7 @@ class Channel:
         self._client, self._options = client, options
         self._listeners = Listeners()
         self._delivery = Delivery(self, client, buffer)
-        self._sending = Sending(self, client, options.ack)
+        self._sending = Sending(self, client, options)
         self._rows: list[Rows] = []
         self._keeper: Keeper | None = None
         self._last_error: RowcastError | None = None
@@ -345,6 +345,8 @@ class Channel:
             presence=listeners.presence or asked.presence_key is not None,
             presence_key=asked.presence_key,
             replay=asked.replay,
+            messages=listeners.broadcast or asked.store,
+            store=asked.store,
         )
 
     async def _close(self) -> None:

@@ -166,20 +166,25 @@ class Client:
         echo: bool = False,
         presence_key: str | None = None,
         replay: ReplayOptions | None = None,
+        store: bool = False,
     ) -> Channel:
         """The channel of this name, with or without ``realtime:`` before it. One object per name.
 
         A ``private`` one is joined only where the policies on ``realtime.messages`` let the token's role read
         it. With ``ack`` the server confirms each broadcast, with ``echo`` the channel hears its own. It is
         present under ``presence_key``, or a key of its own that the server makes. ``replay`` asks for earlier
-        broadcasts of a private channel; a message that it brings again after a reconnect is left out.
+        broadcasts of a private channel; a message that it brings again after a reconnect is left out. With
+        ``store`` what the channel sends is stored in the database first, and so reaches all servers, and who
+        is cut off meanwhile; ``send`` returns when that is done.
 
         Raises UsageError where the channel of this name was asked for with other options: it is one topic.
         """
         topic = text(name if name.startswith("realtime:") else f"realtime:{name}", "the channel's name")
         if topic == "realtime:":
             raise UsageError("a channel needs a name")
-        asked = options(private=private, ack=ack, echo=echo, presence_key=presence_key, replay=replay)
+        asked = options(
+            private=private, ack=ack, echo=echo, presence_key=presence_key, replay=replay, store=store
+        )
         channel = self._channels.get(topic)
         if channel is None:
             channel = self._channels[topic] = Channel(self, topic, self._buffer, asked)

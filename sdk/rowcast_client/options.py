@@ -27,6 +27,7 @@ class Options:
     echo: bool = False
     presence_key: str | None = None
     replay: Replay | None = None
+    store: bool = False
 
     def unlike(self, other: "Options") -> str | None:
         """The name of an option that differs, if one does."""
@@ -35,18 +36,23 @@ class Options:
 
 
 def options(
-    *, private: bool, ack: bool, echo: bool, presence_key: str | None, replay: Mapping[str, Any] | None
+    *,
+    private: bool,
+    ack: bool,
+    echo: bool,
+    presence_key: str | None,
+    replay: Mapping[str, Any] | None,
+    store: bool,
 ) -> Options:
     """The options of a channel. Raises UsageError for what can mean nothing."""
     if presence_key is not None:
         if not isinstance(presence_key, str) or not presence_key:
             raise UsageError("presence_key must be a text that is not empty")
         text(presence_key, "presence_key")
-    if replay is None:
-        return Options(private, ack, echo, presence_key)
-    if not private:
-        raise UsageError("only a private channel has a replay", hint="ask with private=True")
-    return Options(private, ack, echo, presence_key, _replay(replay))
+    if replay is not None and not (private or store):
+        raise UsageError("only what is stored has a replay", hint="ask with private=True or store=True")
+    earlier = None if replay is None else _replay(replay)
+    return Options(private, ack, echo, presence_key, earlier, store)
 
 
 def _replay(asked: Any) -> Replay:

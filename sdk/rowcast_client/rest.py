@@ -6,11 +6,12 @@ httpx is imported with the first of them. Its exceptions may show what was sent:
 import ssl
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 import msgspec
 
-from ._core.answers import HINTS, TOO_LARGE, WRITE_POLICY
+from ._core.answers import HINTS, STORE_HINT, TOO_LARGE, UNSTORED, WRITE_POLICY
+from ._core.broadcasts import Said
 from ._core.calls import UNKNOWN
 from .address import rest_url
 from .credentials import resolve
@@ -37,21 +38,24 @@ class Rest:
         self._kept: httpx.AsyncClient | None = None
         self._ssl = address.ssl
 
-    async def broadcast(self, name: str, event: str, payload: bytes, *, raw: bool, private: bool) -> None:
+    async def broadcast(self, name: str, said: Said, *, private: bool) -> None:
         """Send this to the topic ``name``. Raises AuthError, SendError, ConnectError or TokenError."""
         address = self._address
         key = await resolve(address.key, "key", address.timeout)
         token = await self._tokens.now()
         headers = {**(address.headers or {}), "apikey": key}
-        headers["Content-Type"] = "application/octet-stream" if raw else "application/json"
+        headers["Content-Type"] = "application/octet-stream" if said.raw else "application/json"
         if token is not None:
             headers["Authorization"] = f"Bearer {token}"
         for header, value in headers.items():
             # What cannot be sent, the library's log would show.
             if not (value.isascii() and value.isprintable()):
                 raise UsageError(f"the header {header!r} has a character that no header takes")
-        url = f"{rest_url(address.url)}/{_part(name)}/events/{_part(event)}?private={str(private).lower()}"
-        response = await self._post(url, payload, headers)
+        asked = {"private": "true" if private else "false"}
+        if said.id is not None:
+            asked |= {"store": "true", "id": said.id}
+        url = f"{rest_url(address.url)}/{_part(name)}/events/{_part(said.event)}?{urlencode(asked)}"
+        response = await self._post(url, said.payload, headers)
         if response.status_code != _SENT:
             raise _refusal(response.status_code, response.content, private)
 
@@ -105,6 +109,8 @@ def _refusal(status: int, body: bytes, private: bool) -> RowcastError:
     if status in (401, 403):
         code = "Unauthorized" if status == 401 else "Forbidden"
         return AuthError(text, code=code, hint=WRITE_POLICY if private and status == 403 else None)
+    if isinstance(errors, dict) and "store" in errors:
+        return SendError(text, status=status, code=UNSTORED, hint=STORE_HINT)
     if status == 413 or (isinstance(errors, dict) and "payload" in errors):
         return SendError(text, status=status, code=TOO_LARGE, hint=HINTS[TOO_LARGE])
     if status == 404:

@@ -2,13 +2,15 @@
 
 import asyncio
 import itertools
+import uuid
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from ._core.broadcasts import LONGEST
+from ._core.broadcasts import LONGEST, Said
 from ._core.calls import UNKNOWN
 from ._core.wants import Settle
 from .errors import TimedOut, UsageError
+from .options import Options
 from .payloads import encoded, event_name
 from .states import ChannelState
 
@@ -22,8 +24,8 @@ _NOT_SENT = "it was not sent"
 class Sending:
     """One channel's calls, and who awaits their answers."""
 
-    def __init__(self, channel: "Channel", client: "Client", ack: bool) -> None:
-        self._channel, self._client, self._ack = channel, client, ack
+    def __init__(self, channel: "Channel", client: "Client", options: Options) -> None:
+        self._channel, self._client, self._options = channel, client, options
         self._numbers = itertools.count(1)
         self._awaited: dict[int, asyncio.Future[None]] = {}
 
@@ -32,19 +34,23 @@ class Sending:
         name, (data, raw) = event_name(event), encoded(payload)
         if raw and max(len(name.encode()), len(self._channel.topic.encode())) > LONGEST:
             raise UsageError(f"an event or a channel's name of more than {LONGEST} bytes takes no bytes")
+        said = Said(name, data, raw, str(uuid.uuid4()) if self._options.store else None)
         state = _NOT_SENT
         try:
             async with asyncio.timeout(timeout):
                 while self._joined and self._client._link.outbox.full:
                     await self._client._link.outbox.room()
                 state = UNKNOWN
+                if said.id is not None:
+                    self._client._core.stored(self._channel.topic, said.id)
                 if not self._joined:
-                    private, channel = self._channel.private, self._channel.name
-                    await self._client._rest.broadcast(channel, name, data, raw=raw, private=private)
-                elif self._ack:
-                    await self._answered(lambda number: self._push(name, data, number, raw=raw))
+                    await self._client._rest.broadcast(
+                        self._channel.name, said, private=self._options.private
+                    )
+                elif self._options.ack or self._options.store:
+                    await self._answered(lambda number: self._push(said, number))
                 else:
-                    self._push(name, data, None, raw=raw)
+                    self._push(said, None)
         except TimeoutError:
             raise TimedOut(f"the broadcast had no answer within {timeout:g} s; {state}") from None
 
@@ -81,8 +87,8 @@ class Sending:
     def _joined(self) -> bool:
         return self._channel.state is ChannelState.JOINED
 
-    def _push(self, event: str, data: bytes, number: int | None, *, raw: bool) -> None:
-        for send in self._client._core.broadcast(self._channel.topic, event, data, number, raw=raw):
+    def _push(self, said: Said, number: int | None) -> None:
+        for send in self._client._core.broadcast(self._channel.topic, said, number):
             self._client._link.send(send.text)
 
     async def _answered(self, say: Callable[[int], None]) -> None:

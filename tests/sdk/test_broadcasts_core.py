@@ -15,6 +15,7 @@ from rowcast.protocol.messages import Version
 from rowcast_client import Client, UsageError
 from rowcast_client._core import broadcasts, frames
 from rowcast_client._core.asking import How, Replay
+from rowcast_client._core.broadcasts import Said
 from rowcast_client._core.connection import Connection
 from rowcast_client._core.wants import Hear, Report, Settle, Want
 from rowcast_client.broadcast import read_broadcast
@@ -33,14 +34,14 @@ SHORT = st.text(max_size=20)
 
 def said(core: Connection, number: int | None = 1, payload: bytes = b"{}") -> Any:
     """Push a broadcast whose answer is awaited under this number; its frame."""
-    (send,) = core.broadcast(A, "e", payload, number, raw=False)
+    (send,) = core.broadcast(A, Said("e", payload), number)
     return json.loads(send.text)
 
 
 @given(SHORT, JSON)
 def test_json_goes_and_comes_as_text(event: str, payload: Any) -> None:
     data, raw = encoded(payload)
-    text = broadcasts.push("1", "2", A, event, data, raw=raw)
+    text = broadcasts.push("1", "2", A, Said(event, data, raw))
     read = frames.decode(text)
     assert (read.join_ref, read.ref, read.topic, read.event) == ("1", "2", A, "broadcast")
     heard = read_broadcast(broadcasts.from_text(read))
@@ -49,7 +50,7 @@ def test_json_goes_and_comes_as_text(event: str, payload: Any) -> None:
 
 @given(SHORT, st.binary())
 def test_the_server_reads_the_bytes_that_the_client_writes(event: str, payload: bytes) -> None:
-    frame = broadcasts.push("1", "2", A, event, payload, raw=True)
+    frame = broadcasts.push("1", "2", A, Said(event, payload, True))
     assert isinstance(frame, bytes)
     read = decode_binary(frame, Version.V2)
     assert (read.join_ref, read.ref, read.topic) == ("1", "2", A)
@@ -202,8 +203,8 @@ def test_an_answer_still_counts_while_leaving_and_not_once_it_is_given_up() -> N
 def test_nothing_is_pushed_before_the_join_is_answered() -> None:
     core = connected()
     core.subscribe(A, (), 0)
-    assert core.broadcast(A, "e", b"{}", 1, raw=False) == []
-    assert core.broadcast("realtime:b", "e", b"{}", 1, raw=False) == []
+    assert core.broadcast(A, Said("e", b"{}"), 1) == []
+    assert core.broadcast("realtime:b", Said("e", b"{}"), 1) == []
 
 
 def test_a_replay_that_comes_again_after_a_reconnect_is_heard_once() -> None:

@@ -1,6 +1,7 @@
 """The core goes on where it was: held against a server in memory that is cut off anywhere."""
 
 import json
+from bisect import bisect_right
 from typing import Any
 
 from hypothesis import given
@@ -15,6 +16,7 @@ from rowcast_client._core.wants import (
     Authorize,
     Batch,
     Deliver,
+    Hear,
     Load,
     Miss,
     Notify,
@@ -29,7 +31,7 @@ from rowcast_client.errors import ConnectionLost, JoinError, StoreError
 from rowcast_client.gap import Gap
 from rowcast_client.retry import RetryPolicy
 from rowcast_client.snapshot import read_snapshot
-from support.origin import TOPIC, Origin
+from support.origin import MESSAGE, TOPIC, Origin
 
 PLAIN = {"event": "*", "schema": "public", "table": "t"}
 COPIED = {**PLAIN, "snapshot": True}
@@ -115,6 +117,8 @@ def seqs(told: list[Want], index: int) -> list[int | Miss]:
                 heard.append(read_change(data).seq or 0)
             case Part(_, changes):
                 heard += [read_change(data).seq or 0 for bindings, data in changes if index in bindings]
+            case Hear(id=str(id_)):
+                heard.append(int(id_.removeprefix("m")))
             case Miss():
                 heard.append(want)
     return heard
@@ -135,7 +139,8 @@ def fold(told: list[Want], index: int) -> dict[int, int]:
     return rows
 
 
-writes = st.lists(st.tuples(st.integers(0, 3), st.none() | st.integers(0, 9)), min_size=1, max_size=5)
+write = st.tuples(st.integers(0, 3), st.none() | st.integers(0, 9)) | st.just((MESSAGE, 0))
+writes = st.lists(write, min_size=1, max_size=5)
 steps = st.one_of(
     st.tuples(st.just("write"), writes),
     st.tuples(st.just("write"), writes),
@@ -143,7 +148,7 @@ steps = st.one_of(
     st.tuples(st.just("hear"), st.integers(1, 12)),
     *(st.tuples(st.just(name), st.none()) for name in ("cut", "fail", "trim", "beat", "behind")),
 )
-entries = st.sampled_from([(PLAIN,), (PLAIN, {**PLAIN, "event": "INSERT"}), (COPIED,), (PLAIN, COPIED)])
+entries = st.sampled_from([(), (PLAIN,), (PLAIN, {**PLAIN, "event": "INSERT"}), (COPIED,), (PLAIN, COPIED)])
 
 
 def run(origin: Origin, client: Client, script: list[tuple[str, Any]], losing: bool) -> None:
@@ -165,43 +170,53 @@ def run(origin: Origin, client: Client, script: list[tuple[str, Any]], losing: b
     client.hear()
 
 
-@given(entries, st.booleans(), st.lists(steps, max_size=25))
+@given(entries, st.booleans(), st.booleans(), st.lists(steps, max_size=25))
 def test_nothing_is_lost_or_heard_twice_without_a_gap(
-    bindings: tuple[dict[str, Any], ...], group: bool, script: list[tuple[str, Any]]
+    bindings: tuple[dict[str, Any], ...], group: bool, messages: bool, script: list[tuple[str, Any]]
 ) -> None:
     origin = Origin()
     origin.write([(1, 1), (2, 2)])
-    client = Client(origin, *bindings, how=How(group=group))
+    client = Client(origin, *bindings, how=How(group=group, messages=messages))
     client.hear(2)
     run(origin, client, script, losing=False)
-    copied = "snapshot" in bindings[-1]
-    for index in range(len(bindings)):
+    copied = bool(bindings) and "snapshot" in bindings[-1]
+    for index in range(len(bindings) or 1):
         heard = seqs(client.told, index)
         numbers = [one for one in heard if isinstance(one, int)]
-        assert numbers == sorted(set(numbers))
+        assert len(numbers) == len(set(numbers))
+        # Whole transactions are in order; within one, messages come first.
+        ordered = [bisect_right(origin.ends, one) for one in numbers] if group else numbers
+        assert ordered == sorted(ordered)
         if not copied:
-            assert heard == list(range(2, len(origin.log)))
+            wanted = (messages, bool(bindings))
+            due = [n for n in range(2, len(origin.log)) if wanted[origin.log[n][0] != MESSAGE]]
+            assert sorted(numbers) == due
+            assert len(heard) == len(numbers)
     if copied and not group:
         assert fold(client.told, len(bindings) - 1) == origin.table
 
 
-@given(entries, st.booleans(), st.lists(steps, max_size=25))
+@given(entries.filter(bool), st.booleans(), st.booleans(), st.lists(steps, max_size=25))
 def test_what_is_lost_is_told_where_it_is_missing(
-    bindings: tuple[dict[str, Any], ...], group: bool, script: list[tuple[str, Any]]
+    bindings: tuple[dict[str, Any], ...], group: bool, messages: bool, script: list[tuple[str, Any]]
 ) -> None:
     origin = Origin()
     origin.write([(1, 1), (2, 2)])
-    client = Client(origin, *bindings, how=How(group=group))
+    client = Client(origin, *bindings, how=How(group=group, messages=messages))
     client.hear(2)
     run(origin, client, script, losing=True)
     origin.write([(0, 0)])  # so that what is missing at the end shows, too
     client.hear()
     for index, binding in enumerate(bindings):
-        expected = 2
+        due = [n for n in range(2, len(origin.log)) if messages or origin.log[n][0] != MESSAGE]
         for one in seqs(client.told, index) if "snapshot" not in binding else []:
             if isinstance(one, int):
-                assert one == expected
-            expected = one + 1 if isinstance(one, int) else int(one.gap.position or 0)
+                # Within a whole transaction messages come before changes.
+                assert one in due if group else one == due[0]
+                due.remove(one)
+            else:
+                due = [n for n in due if n >= int(one.gap.position or 0)]
+        assert "snapshot" in binding or not due
         if "snapshot" in binding and not group:
             assert fold(client.told, index) == origin.table
 

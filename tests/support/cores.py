@@ -44,16 +44,19 @@ def joined(how: How) -> tuple[Connection, str, Any]:
     return core, ref, config
 
 
-def rejoined(core: Connection, socket: int, now: float) -> tuple[str, list[Want]]:
+def rejoined(core: Connection, socket: int, now: float, *, messages: bool = False) -> tuple[str, list[Want]]:
     """Open the next socket and have the channel joined again: the join's reference, what is wanted then."""
     core.tick(now)
     (want,) = core.opened(socket, now)
-    ref, _, wants = accept(core, want, socket, now)
+    ref, _, wants = accept(core, want, socket, now, messages=messages)
     return ref, wants
 
 
-def accept(core: Connection, want: Want, socket: int, now: float = 0) -> tuple[str, Any, list[Want]]:
+def accept(
+    core: Connection, want: Want, socket: int, now: float = 0, *, messages: bool = False
+) -> tuple[str, Any, list[Want]]:
     """Answer a join that waits for its token: its reference, its ``config``, and what is wanted then."""
     assert isinstance(want, Authorize)
     (join,) = sent(core.authorized(A, want.join_ref, None, now))
-    return want.join_ref, join[4]["config"], core.received(socket, reply(want.join_ref, want.join_ref), now)
+    answer = reply(want.join_ref, want.join_ref, "ok", {"messages": True} if messages else {})
+    return want.join_ref, join[4]["config"], core.received(socket, answer, now)

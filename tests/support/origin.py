@@ -12,8 +12,10 @@ from typing import Any
 TOPIC = "realtime:a"
 PART = 2
 
+MESSAGE = -1
+
 Write = tuple[int, int | None]
-"""A key, and its new value; None deletes it."""
+"""A key, and its new value; None deletes it. A message of the topic where the key is ``MESSAGE``."""
 
 
 @dataclass
@@ -45,7 +47,10 @@ class Origin:
         self.join, self.out = join, deque()
         config = join[4]["config"]
         echo = [{**entry, "id": index + 1} for index, entry in enumerate(self._entries)]
-        self._say("phx_reply", {"status": "ok", "response": {"postgres_changes": echo}}, join[1])
+        said = {"postgres_changes": echo} | ({"messages": True} if self._messages else {})
+        self._say("phx_reply", {"status": "ok", "response": said}, join[1])
+        if not echo and not self._messages:
+            return
         resume = config.get("resume")
         begin = len(self.log) if resume is None else int(resume["position"])
         lost = begin < self.trimmed
@@ -54,8 +59,8 @@ class Origin:
         late = lost and not len(self.log) % 2
         if lost and not late:
             self._gap(resume["position"], "retention")
-        said = {"status": "ok", "extension": "postgres_changes", "message": "Subscribed"}
-        self._say("system", {**said, "position": resume["position"] if late else str(begin)})
+        done = {"status": "ok", "extension": "postgres_changes", "message": "Subscribed"}
+        self._say("system", {**done, "position": resume["position"] if late else str(begin)})
         if late:
             self._gap(resume["position"], "retention")
         if resume is None or lost:
@@ -65,6 +70,8 @@ class Origin:
     def write(self, writes: list[Write]) -> None:
         """A transaction."""
         for key, value in writes:
+            if key == MESSAGE:
+                continue
             if value is None:
                 self.table.pop(key, None)
             else:
@@ -107,18 +114,42 @@ class Origin:
         self.join = None
         self.out.clear()
 
-    def _replay(self, begin: int) -> None:
+    @property
+    def _messages(self) -> bool:
+        return bool(self._asked.get("messages"))
+
+    @property
+    def _asked(self) -> dict[str, Any]:
         assert self.join is not None
-        if not (self.join[4]["config"].get("rowcast") or {}).get("group"):
+        return self.join[4]["config"].get("rowcast") or {}
+
+    def _replay(self, begin: int) -> None:
+        if not self._asked.get("group") or not self._entries:
             for number in range(begin, len(self.log)):
                 self._change(number)
             return
-        assert begin in self.ends, "a channel was given no position within a transaction"
-        at = self.ends.index(begin)
-        for start, end in itertools.pairwise(self.ends[at:]):
-            self._parts(start, end)
+        for start, end in itertools.pairwise(self.ends):
+            if end > begin:
+                changed = [self.log[number][0] != MESSAGE for number in range(start, begin)]
+                assert not any(changed), "a channel was given no position between a transaction's changes"
+                self._transaction(max(start, begin), end)
+
+    def _message(self, number: int, position: int | None = None) -> None:
+        """One that comes again from ``position`` on, which is before it, or not at all."""
+        if self._messages:
+            again = {} if position is None else {"again": True}
+            meta = {
+                "id": f"m{number}",
+                "position": str(number + 1 if position is None else position),
+                **again,
+            }
+            payload = {"event": "e", "meta": meta, "payload": number, "type": "broadcast"}
+            self.out.append(json.dumps([None, None, TOPIC, "broadcast", payload]))
 
     def _change(self, number: int) -> None:
+        if self.log[number][0] == MESSAGE:
+            self._message(number)
+            return
         ids = list(range(1, len(self._entries) + 1))
         groups = [some for some in (ids[::2], ids[1::2]) if some]
         for some in groups:
@@ -126,14 +157,25 @@ class Origin:
             data = {**self._data(number, self.log[number]), "position": position}
             self._say("postgres_changes", {"ids": some, "data": data})
 
-    def _parts(self, start: int, end: int) -> None:
+    def _transaction(self, start: int, end: int) -> None:
+        """What is left of one. A message comes at once, before the changes that are held back."""
+        before, held = None, list[int]()
+        for number in range(start, end):
+            if self.log[number][0] == MESSAGE:
+                self._message(number, before)
+                continue
+            before = number if before is None else before
+            if len(held) == PART:
+                self._part(held, before, last=False)
+                held = []
+            held.append(number)
+        if held:
+            self._part(held, end, last=True)
+
+    def _part(self, numbers: list[int], position: int, *, last: bool) -> None:
         ids = list(range(1, len(self._entries) + 1))
-        for at in range(start, end, PART):
-            some = range(at, min(at + PART, end))
-            last = some.stop == end
-            changes = [{"data": self._data(number, self.log[number]), "ids": ids} for number in some]
-            position = str(end if last else start)
-            self._say("transaction", {"changes": changes, "position": position, "last": last})
+        changes = [{"data": self._data(number, self.log[number]), "ids": ids} for number in numbers]
+        self._say("transaction", {"changes": changes, "position": str(position), "last": last})
 
     @staticmethod
     def _data(number: int, write: Write) -> dict[str, Any]:

@@ -17,7 +17,10 @@ _POLICY = (
     "add a policy for select on realtime.messages that lets this role read it, and see that the token is the "
     "right one"
 )
-_PRIVATE_ONLY = "use client.channel(name, private=True)"
+#: What a broadcast, or a channel of such, that cannot be stored is refused with.
+UNSTORED = "UnableToStoreMessages"
+STORE_HINT = "ask with private=True, or set ROWCAST_STORE_PUBLIC on the server"
+_JOIN_HINTS = {"PrivateOnly": "use client.channel(name, private=True)", UNSTORED: STORE_HINT}
 
 #: What a payload over the limit is refused with.
 TOO_LARGE = "payload_size_exceeded"
@@ -49,7 +52,7 @@ def refusal(response: Any, private: bool) -> RowcastError:
     code = code if found and code.isalnum() else "JoinRefused"
     if code in _AUTH_CODES:
         return AuthError(text, code=code, hint=_POLICY if private and code == "Unauthorized" else None)
-    return JoinError(text, code=code, hint=_PRIVATE_ONLY if code == "PrivateOnly" else None)
+    return JoinError(text, code=code, hint=_JOIN_HINTS.get(code))
 
 
 def unsent(response: Any) -> SendError:

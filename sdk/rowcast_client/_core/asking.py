@@ -22,7 +22,8 @@ class How:
     ``group``: changes come by the transaction. The channel begins at the present, or after the position
     ``resume``, or, with ``stored``, after the one that the answer to ``Load`` gives. ``ack``: broadcasts are
     answered. ``echo``: it hears its own. ``presence``: it is told who is present, and is so itself under
-    ``presence_key``, or a key that the server makes.
+    ``presence_key``, or a key that the server makes. ``messages``: it hears those of the database as a part
+    of the stream, where the server can. ``store``: its broadcasts are stored, and answered.
     """
 
     private: bool = False
@@ -34,6 +35,8 @@ class How:
     presence: bool = False
     presence_key: str | None = None
     replay: Replay | None = None
+    messages: bool = False
+    store: bool = False
 
 
 def config(
@@ -43,12 +46,14 @@ def config(
     config: dict[str, Any] = {"postgres_changes": list(bindings)}
     if how.private:
         config["private"] = True
-    if broadcast := _broadcast(how):
+    if broadcast := _broadcast(how, resume):
         config["broadcast"] = broadcast
     if how.presence:
         key = {} if how.presence_key is None else {"key": how.presence_key}
         config["presence"] = {"enabled": True, **key}
-    asked: dict[str, Any] = {"gap": True} if bindings else {}
+    asked: dict[str, Any] = {"gap": True} if bindings or how.messages else {}
+    if how.messages:
+        asked["messages"] = True
     if how.group:
         asked["group"] = "transaction"
     if warning is not None:
@@ -60,13 +65,16 @@ def config(
     return config
 
 
-def _broadcast(how: How) -> dict[str, Any]:
+def _broadcast(how: How, resume: str | None) -> dict[str, Any]:
     asked: dict[str, Any] = {}
-    if how.ack:
+    if how.ack or how.store:
         asked["ack"] = True
     if how.echo:
         asked["self"] = True
-    if how.replay is not None:
+    if how.store:
+        asked["store"] = True
+    # Who goes on from somewhere has heard what was before.
+    if how.replay is not None and resume is None:
         limit = {} if how.replay.limit is None else {"limit": how.replay.limit}
         asked["replay"] = {"since": how.replay.since, **limit}
     return asked

@@ -7,6 +7,8 @@ frames have a header, one byte for the size of each of its texts::
     from the server  4, topic, event, metadata, encoding                   the texts, the payload
 """
 
+from binascii import a2b_base64
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -22,7 +24,16 @@ _PUSH, _USER_BROADCAST = 3, 4
 _RAW = 0
 _PARTS = slice(1, 4)
 _HEADER = 5
-_NO_META: dict[str, Any] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """A broadcast to the server: JSON, or any bytes where it is ``raw``. It has an ``id`` to be stored by."""
+
+    event: str
+    payload: bytes
+    raw: bool = False
+    id: str | None = None
 
 
 class _Payload(msgspec.Struct):
@@ -35,13 +46,15 @@ _payload = msgspec.json.Decoder(_Payload)
 _any = msgspec.json.Decoder()
 
 
-def push(join_ref: str, ref: str, topic: str, event: str, payload: bytes, *, raw: bool) -> str | bytes:
+def push(join_ref: str, ref: str, topic: str, said: Said) -> str | bytes:
     """The frame of a broadcast to the server: a text one of JSON, a binary one of what is ``raw``."""
-    if not raw:
-        said = {"type": "broadcast", "event": event, "payload": msgspec.Raw(payload)}
-        return encode(join_ref, ref, topic, "broadcast", said)
-    parts = [part.encode() for part in (join_ref, ref, topic, event)]
-    return b"".join((bytes((_PUSH, *map(len, parts), 0, _RAW)), *parts, payload))
+    meta = {} if said.id is None else {"id": said.id}
+    if not said.raw:
+        payload = {"type": "broadcast", "event": said.event, "payload": msgspec.Raw(said.payload), **meta}
+        return encode(join_ref, ref, topic, "broadcast", payload)
+    parts = [part.encode() for part in (join_ref, ref, topic, said.event)]
+    parts.append(msgspec.json.encode(meta) if meta else b"")
+    return b"".join((bytes((_PUSH, *map(len, parts), _RAW)), *parts, said.payload))
 
 
 def from_text(frame: Frame) -> Hear:
@@ -53,7 +66,15 @@ def from_text(frame: Frame) -> Hear:
     except (msgspec.DecodeError, UnicodeError, RecursionError) as fault:
         raise ProtocolError("a broadcast cannot be read") from fault
     event = said.event if isinstance(said.event, str) else ""
-    return _heard(frame.topic, event, bytes(said.payload), said.meta, raw=False)
+    meta = said.meta if isinstance(said.meta, dict) else {}
+    payload, raw = bytes(said.payload), False
+    if isinstance(meta.get("position"), str) and meta.get("encoding") == "base64":
+        # Of the stream, which is text alone.
+        try:
+            payload, raw = a2b_base64(msgspec.json.decode(payload, type=str)), True
+        except (msgspec.DecodeError, ValueError) as fault:
+            raise ProtocolError("a broadcast says that its payload is base64, and it is not") from fault
+    return _heard(frame.topic, event, payload, meta, raw=raw)
 
 
 def from_binary(data: bytes) -> Hear:
@@ -77,8 +98,8 @@ def from_binary(data: bytes) -> Hear:
 
 
 def _heard(topic: str, event: str, payload: bytes, meta: Any, *, raw: bool) -> Hear:
-    meta = meta if isinstance(meta, dict) else _NO_META
-    id_ = meta.get("id")
+    meta = meta if isinstance(meta, dict) else {}
+    id_, position = meta.get("id"), meta.get("position")
     return Hear(
         topic,
         event,
@@ -86,4 +107,6 @@ def _heard(topic: str, event: str, payload: bytes, meta: Any, *, raw: bool) -> H
         raw=raw,
         id=id_ if isinstance(id_, str) else None,
         replayed=meta.get("replayed") is True,
+        position=position if isinstance(position, str) else None,
+        again=meta.get("again") is True,
     )

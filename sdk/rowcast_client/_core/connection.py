@@ -173,12 +173,14 @@ class Connection:
         """The other answer to ``Refresh``."""
         return list(self.joins[topic].unrefreshed(join_ref, error, now)) if topic in self.joins else []
 
-    def broadcast(
-        self, topic: str, event: str, payload: bytes, number: int | None, *, raw: bool
-    ) -> list[Send]:
+    def broadcast(self, topic: str, said: broadcasts.Said, number: int | None) -> list[Send]:
         """Send this on a channel that is joined. With a ``number`` the answer is awaited: see ``Settle``."""
-        join = self.joins.get(topic)
-        return [] if join is None else list(join.broadcast(event, payload, number, raw=raw))
+        return list(self.joins[topic].broadcast(said, number)) if topic in self.joins else []
+
+    def stored(self, topic: str, id_: str) -> None:
+        """A broadcast of this id is stored, by the channel or for it."""
+        if topic in self.joins:
+            self.joins[topic].stored(id_)
 
     def show(self, topic: str, payload: bytes | None, number: int) -> list[Want]:
         """Track this from now on, or nothing, on a channel that is subscribed to. ``Settle`` follows."""

@@ -1,17 +1,18 @@
 """Content: the messages that carry something for callbacks, as wants: rows, broadcasts, who is present."""
 
-from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import ClassVar
 
 from .asking import Binding, How, snapshots
 from .broadcasts import from_text
 from .frames import Frame, decode_change, decode_mark, decode_transaction
+from .ids import Ids
 from .place import Place
-from .wants import Batch, Deliver, Hear, Part, Present, Want
+from .wants import Advance, Batch, Deliver, Hear, Part, Present, Want
 
-#: How many ids of broadcasts are kept: many more than a replay has.
-_IDS = 1000
+#: How many ids of broadcasts are kept: many more than a replay has; and of those that this channel stored.
+_IDS, _OWN = 1000, 10_000
 
 
 class Content:
@@ -26,19 +27,31 @@ class Content:
         self._indices: Mapping[int, tuple[int, ...]] = {}
         self._snapshots: frozenset[int] = frozenset()
         self._how, self._join_ref = How(), ""
-        self._ids: deque[str] = deque(maxlen=_IDS)
+        self._messages = False
+        self._ids, self._own = Ids(_IDS), Ids(_OWN)
+
+    def stored(self, id_: str) -> None:
+        """The channel has a broadcast of this id stored."""
+        self._own.add(id_)
 
     def reset(self) -> None:
         """The channel begins anew."""
         self._ids.clear()
 
     def accepted(
-        self, indices: Mapping[int, tuple[int, ...]], bindings: Sequence[Binding], how: How, join_ref: str
+        self,
+        indices: Mapping[int, tuple[int, ...]],
+        bindings: Sequence[Binding],
+        how: How,
+        join_ref: str,
+        *,
+        messages: bool,
     ) -> None:
-        """The server took the join, and gave the bindings these ids."""
+        """The server took the join, and gave the bindings these ids; ``messages`` says whether they
+        are a part of the stream."""
         self._indices = indices
         self._snapshots = snapshots(bindings)
-        self._how, self._join_ref = how, join_ref
+        self._how, self._join_ref, self._messages = how, join_ref, messages
 
     def received(self, frame: Frame) -> Iterator[Want]:
         """A message of one of ``EVENTS``. Raises ProtocolError for one that cannot be read."""
@@ -55,12 +68,20 @@ class Content:
             yield Present(self._topic, self._join_ref, bytes(frame.payload), whole)
 
     def heard(self, broadcast: Hear) -> Iterator[Want]:
-        """A broadcast. A replay brings with each join what was sent before it: each is heard once."""
-        if self._how.replay is not None and broadcast.id is not None:
-            if broadcast.replayed and broadcast.id in self._ids:
-                return
-            self._ids.append(broadcast.id)
-        yield broadcast
+        """A broadcast. What comes again is left out: a replay brings with each join what was before it."""
+        id_, position = broadcast.id, broadcast.position if self._messages else None
+        new = self._how.echo or id_ is None or id_ not in self._own
+        if self._how.replay is not None and id_ is not None:
+            new = new and not (broadcast.replayed and id_ in self._ids)
+            self._ids.add(id_)
+        if position is not None:
+            new = self._place.message(id_, position, again=broadcast.again) and new
+            # While a snapshot is on its way nothing may go on from there.
+            position = position if self._place.settled else None
+        if new:
+            yield replace(broadcast, position=position)
+        elif position is not None:
+            yield Advance(self._topic, position)
 
     def _change(self, frame: Frame) -> Iterator[Want]:
         change = decode_change(frame.payload)

@@ -6,7 +6,7 @@
     WAITING      --due, socket open-->    LOADING       wants the stored position, once, if one is stored
     WAITING, LOADING             -->      AUTHORIZING   wants the token
     AUTHORIZING  --token-->               JOINING       sends phx_join
-    JOINING      --reply ok-->            CONFIRMING    or SUBSCRIBED, when nothing of Postgres was asked for
+    JOINING      --reply ok-->            CONFIRMING    or SUBSCRIBED, when nothing comes by the stream
     CONFIRMING   --system ok-->           SUBSCRIBED
     CONFIRMING   --system error-->        WAITING       if no binding is left; told CHANNEL_ERROR
     SUBSCRIBED   --system error-->        SUBSCRIBED    told CHANNEL_ERROR; SUBSCRIBED at the next ok
@@ -29,21 +29,21 @@ from ..errors import ClientClosed, JoinError, ProtocolError, RowcastError, Timed
 from ..gap import Gap
 from ..retry import RetryPolicy
 from ..states import ChannelState, SubscribeStatus
-from .answers import match, refusal
+from .answers import UNSTORED, match, refusal
 from .asking import Binding, How, config, snapshots
 from .backoff import Backoff
-from .broadcasts import push
-from .calls import Calls
+from .broadcasts import Said
 from .content import Content
 from .frames import Frame, decode_object, decode_reply, encode
 from .phases import AWAITING_ANSWER, HEARING, ON_SERVER, PUBLIC, Phase, Timing
 from .place import Place
 from .renewal import Renewal
-from .shown import Shown
+from .saying import Saying
 from .wants import Advance, Authorize, Hear, Load, Miss, Notify, Refresh, Report, Send, System, Want
 
 _OTHERS = "mend it or leave it out; the channel's other subscriptions go on"
 _LONGEST_WARNING = 3600
+_NOT_STORED = "use a Rowcast server that does; what is sent reaches only who is connected"
 _NO_SNAPSHOT = "Unable to take a snapshot"
 _UNCONFIRMED = "the server did not confirm the channel"
 _STAYS = "the channel stays joined, and is SUBSCRIBED again when the server says so"
@@ -63,9 +63,9 @@ class Join:
         self._timing, self._next_ref, self._backoff = timing, next_ref, Backoff(retry)
         self._renewal = Renewal(retry)
         self._content = Content(topic, self.place)
-        self._calls, self._shown = Calls(topic), Shown(topic, next_ref)
+        self._saying = Saying(topic, next_ref)
         self._leave_ref: str | None = None
-        self._again = self._failing = self._stored = False
+        self._again = self._failing = self._stored = self._streams = False
         self._reason: str | None = None
         self._refusals: list[JoinError] = []
 
@@ -142,8 +142,7 @@ class Join:
             if self.phase is not Phase.WAITING:
                 self._move(Phase.WAITING, now)
             self.join_ref, self._failing = None, True
-            self._shown.offline()
-            yield from self._calls.lost(error)
+            yield from self._saying.offline(error)
             yield Notify(self.topic, SubscribeStatus.CHANNEL_ERROR, error)
 
     def tick(self, now: float) -> Iterator[Want]:
@@ -179,7 +178,7 @@ class Join:
         """
         if self.phase is not Phase.AUTHORIZING or join_ref != self.join_ref:
             return
-        resume = self.place.join(snapshots(self.bindings), len(self.bindings))
+        resume = self.place.join(snapshots(self.bindings), len(self.bindings) + self.how.messages)
         payload: dict[str, Any] = {"config": config(self.bindings, self.how, warning, resume)}
         if token is not None:
             payload["access_token"] = token
@@ -210,24 +209,23 @@ class Join:
             self._renewal.failed(now)
             yield Report(error)
 
-    def broadcast(self, event: str, payload: bytes, number: int | None, *, raw: bool) -> Iterator[Send]:
+    def broadcast(self, said: Said, number: int | None) -> Iterator[Send]:
         """Send this, on a channel that is SUBSCRIBED. With a ``number`` its answer is awaited."""
-        if self.phase is not Phase.SUBSCRIBED or self.join_ref is None:
-            return
-        ref = self._next_ref()
-        if number is not None:
-            self._calls.said(ref, number)
-        yield Send(push(self.join_ref, ref, self.topic, event, payload, raw=raw))
+        if self.phase is Phase.SUBSCRIBED and self.join_ref is not None:
+            yield from self._saying.broadcast(self.join_ref, said, number)
+
+    def stored(self, id_: str) -> None:
+        """A broadcast of this id is stored for the channel: without ``echo`` it does not hear it."""
+        self._content.stored(id_)
 
     def show(self, payload: bytes | None, number: int) -> Iterator[Want]:
         """Show this of oneself from now on, or nothing, on a channel that is subscribed to."""
         joined = self.phase is Phase.SUBSCRIBED
-        return self._shown.show(payload, number, self.join_ref if joined else None)
+        return self._saying.show(payload, number, self.join_ref if joined else None)
 
     def forget(self, number: int) -> None:
         """Nobody waits for the answer to this broadcast or call any more."""
-        self._calls.forget(number)
-        self._shown.forget(number)
+        self._saying.forget(number)
 
     def _stands(self, join_ref: str) -> bool:
         return self.phase in ON_SERVER and join_ref == self.join_ref
@@ -260,8 +258,7 @@ class Join:
             yield from self._ended(now)
             return
         reply = decode_reply(frame.payload)
-        yield from self._calls.answered(frame.ref, reply)
-        yield from self._shown.answered(frame.ref, reply)
+        yield from self._saying.answered(frame.ref, reply)
         if self.phase is Phase.JOINING and frame.ref == self.join_ref:
             if reply.status == "ok":
                 yield from self._accepted(reply.response, now)
@@ -273,17 +270,19 @@ class Join:
 
     def _accepted(self, response: Any, now: float) -> Iterator[Want]:
         assert self.join_ref is not None
-        if not self.bindings:
-            self._content.accepted({}, (), self.how, self.join_ref)
-            yield from self._subscribed(None, now)
-            return
-        echo = response.get("postgres_changes") if isinstance(response, dict) else None
-        indices = match(self.bindings, echo)
+        response = response if isinstance(response, dict) else {}
+        self._streams = self.how.messages and response.get("messages") is True
+        if self.how.store and not self._streams:
+            yield Report(JoinError("the server stores no broadcasts", code=UNSTORED, hint=_NOT_STORED))
+        indices = match(self.bindings, response.get("postgres_changes")) if self.bindings else {}
         if indices is None:
             error = ProtocolError("the server's subscriptions are not those that were asked for")
             yield from self._failed(SubscribeStatus.CHANNEL_ERROR, error, now)
             return
-        self._content.accepted(indices, self.bindings, self.how, self.join_ref)
+        self._content.accepted(indices, self.bindings, self.how, self.join_ref, messages=self._streams)
+        if not self.bindings and not self._streams:
+            yield from self._subscribed(None, now)
+            return
         self._refusals = []
         self._move(Phase.CONFIRMING, now + self._timing.join_timeout)
 
@@ -309,7 +308,7 @@ class Join:
             yield from self._degraded(JoinError(message, code="SubscriptionLost", hint=_STAYS))
 
     def _refused(self, message: str, now: float) -> Iterator[Want]:
-        last = len(self._refusals) + 1 == len(self.bindings)
+        last = len(self._refusals) + 1 == len(self.bindings) and not self._streams
         error = JoinError(message, code="SubscriptionRefused", hint="it is tried again" if last else _OTHERS)
         self._refusals.append(error)
         if last:
@@ -356,7 +355,7 @@ class Join:
         if gap is not None:
             yield Miss(self.topic, gap, self.place.reached)
         if begins and self.join_ref is not None:
-            yield from self._shown.joined(self.join_ref)
+            yield from self._saying.joined(self.join_ref)
 
     def _failed(self, status: SubscribeStatus, error: RowcastError, now: float) -> Iterator[Want]:
         # What the server may still hold of this join is given back before the next one.
@@ -364,17 +363,14 @@ class Join:
             yield self._send_leave()
         self.join_ref, self._failing = None, True
         self._move(Phase.WAITING, self._backoff.failed(now))
-        yield from self._calls.lost(error)
-        yield from self._shown.ended(error)
+        yield from self._saying.ended(error)
         yield Report(error)
         yield Notify(self.topic, status, error)
 
     def _ended(self, now: float) -> Iterator[Want]:
         self.join_ref, self._failing = None, False
         self._move(Phase.IDLE, None)
-        left = ClientClosed("the channel was left")
-        yield from self._calls.lost(left)
-        yield from self._shown.left(left)
+        yield from self._saying.left(ClientClosed("the channel was left"))
         yield Notify(self.topic, SubscribeStatus.CLOSED)
         if self._again:
             self._begin(now)

@@ -2,7 +2,8 @@
 
 A position is taken from each message in the order of the socket. Of several messages about one change all
 but the last carry the position before it, and so do the parts of a transaction but its last: after a cut
-they come again, and what was heard of them is known by the changes' numbers. While a snapshot is not complete
+they come again, and what was heard of them is known by the changes' numbers. So does a message that comes
+before the rest of its transaction, which says so: it is known by its id. While a snapshot is not complete
 there is nothing to go on from, and it is taken anew.
 """
 
@@ -31,6 +32,7 @@ class Place:
         self._seq: int | None = None
         self._seen: set[int] = set()
         self._parts: set[Mark] = set()
+        self._again: set[str] = set()
         self._heard = False
         self._left: str | None = None
 
@@ -44,16 +46,17 @@ class Place:
         """The position, if a later join may go on from it."""
         return self.position if self.settled else None
 
-    def join(self, snapshots: Iterable[int], bindings: int) -> str | None:
-        """A join is sent, with so many bindings, of which these want a snapshot: where to resume."""
+    def join(self, snapshots: Iterable[int], entries: int) -> str | None:
+        """A join is sent that hears so much, bindings and messages; of it, these want a snapshot: where to
+        resume."""
         self._snapshots, self._heard = frozenset(snapshots), False
         self._begun.clear()
         resume = self.reached
         if resume is None:
-            if len(self._snapshots) < bindings:
+            if len(self._snapshots) < entries:
                 self._left = self.position or self._left
             self.position, self._seq = None, None
-            self._parts.clear()
+            self._forget()
             self._pending = set(self._snapshots)
         return resume
 
@@ -68,13 +71,13 @@ class Place:
         """The server goes on from there; what is between is lost."""
         self.position, self._seq, self._left = position, None, None
         self._heard = position is not None
-        self._parts.clear()
+        self._forget()
         self._begun.clear()
         self._pending = set(self._snapshots)
 
     def advance(self, position: str) -> bool:
         """The channel heard everything up to there, says the server: whether that is news."""
-        if not self.settled or self._parts or self.position in (None, position):
+        if not self.settled or self._parts or self._again or self.position in (None, position):
             return False
         self.position = position
         return True
@@ -97,10 +100,27 @@ class Place:
         self._pending.clear()
         new = [mark[0] is None or mark not in self._parts for mark in marks]
         if last:
-            self._parts.clear()
+            self._forget()
         else:
             self._parts.update(mark for mark in marks if mark[0] is not None)
         return new
+
+    def message(self, id_: str | None, position: str, *, again: bool) -> bool:
+        """A message of the stream, which comes ``again`` from its position on: whether it is new."""
+        new = id_ is None or id_ not in self._again
+        if self._pending:  # until the snapshots are complete there is no place to keep
+            return new
+        self._heard, self.position = True, position
+        if not again:
+            self._forget()
+        elif id_ is not None:
+            self._again.add(id_)
+        return new
+
+    def _forget(self) -> None:
+        """What was heard does not come again."""
+        self._parts.clear()
+        self._again.clear()
 
     def batch(self, indices: Iterable[int], last: bool) -> tuple[bool, bool]:
         """A batch of a snapshot: whether it is the first, and whether all snapshots are complete."""

@@ -124,7 +124,10 @@ class System:
 
 @dataclass(frozen=True, slots=True)
 class Hear:
-    """A broadcast. ``data`` is its payload: JSON, unparsed, or any bytes where it is ``raw``."""
+    """A broadcast. ``data`` is its payload: JSON, unparsed, or any bytes where it is ``raw``.
+
+    ``position`` is for one that is a part of the stream, ``again`` says that it comes again from there.
+    """
 
     topic: str
     event: str
@@ -133,6 +136,7 @@ class Hear:
     id: str | None = None
     replayed: bool = False
     position: str | None = None
+    again: bool = False
 
 
 @dataclass(frozen=True, slots=True)
