@@ -97,6 +97,25 @@ async def test_a_handshake_that_the_library_refuses_is_answered_and_ended() -> N
         assert await rest(reader) == entrance.TOO_LARGE
 
 
+@pytest.mark.parametrize("cut", [0, 2, 20])
+async def test_what_a_client_says_with_its_request_is_heard_once_it_is_in(cut: int) -> None:
+    """It should wait for the answer; what comes in a packet of its own is heard as well."""
+    head = (
+        f"GET /socket/websocket?apikey={make_token()}&vsn=2.0.0 HTTP/1.1\r\nHost: localhost\r\n"
+        "Upgrade: websocket\r\nConnection: Upgrade\r\n"
+        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+    ).encode()
+    frame = b"\x81" + bytes([0x80 | len(HEARTBEAT)]) + bytes(4) + HEARTBEAT.encode()
+    async with started(PATIENCE) as server, dialled(server) as (reader, writer):
+        # The end of the header may come with the frame, and in two parts.
+        for part in (head[: len(head) - cut], head[len(head) - cut :] + frame) if cut else (head + frame,):
+            writer.write(part)
+            await writer.drain()
+        async with asyncio.timeout(PATIENCE):
+            assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 101")
+            assert (await reader.readexactly(2 + len(ANSWER)))[2:] == ANSWER.encode()
+
+
 async def test_who_is_in_stays_as_long_as_it_likes() -> None:
     async with started(0.1) as server:
         address = f"ws://127.0.0.1:{bound_port(server)}/socket/websocket?apikey={make_token()}&vsn=2.0.0"

@@ -4,8 +4,10 @@ uvicorn's own waits for it for ever, and keeps whatever comes.
 """
 
 import asyncio
+import sys
 from typing import Final
 
+from httptools import HttpParserUpgrade
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 #: More than 100 header lines of ordinary length; what becomes a WebSocket is bounded again, line by line.
@@ -22,6 +24,7 @@ class Entrance(HttpToolsProtocol):
 
     header_timeout = 10.0
     _head = 0
+    _data = b""
     _deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -30,13 +33,24 @@ class Entrance(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         expected = self._deadline
+        self._data = data
         super().data_received(data)
+        self._data = b""
         if expected is None or self._deadline is not expected:
             return
         self._head += len(data)
         if self._head > MAX_HEAD and not self.transport.is_closing():
             self.transport.write(TOO_LARGE)
             self.transport.close()
+
+    def handle_websocket_upgrade(self) -> None:
+        upgrade = sys.exc_info()[1]
+        super().handle_websocket_upgrade()
+        # What came together with the request, and is the library's to drop: it says where the request ended.
+        rest = self._data[upgrade.args[0] :] if isinstance(upgrade, HttpParserUpgrade) else b""
+        protocol = self.transport.get_protocol()
+        if rest and isinstance(protocol, asyncio.Protocol):
+            protocol.data_received(rest)
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
