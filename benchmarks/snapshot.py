@@ -19,11 +19,8 @@ async def measure(server: Postgres) -> dict[str, tuple[float, float]]:
     """The rate of a snapshot ÷ that of a COPY of the rows as JSON. Prints rates, memory, and for how long
     vacuum was held back."""
     connection = await asyncpg.connect(server.dsn)
-    await connection.execute(
-        "create table large as select id::bigint, repeat('x', 60) as body from generate_series(1, $1) as id".replace(
-            "$1", str(ROWS)
-        )
-    )
+    rows = f"select id::bigint, repeat('x', 60) as body from generate_series(1, {ROWS}) as id"
+    await connection.execute(f"create table large as {rows}")
     await connection.execute("alter table large add primary key (id)")
     await connection.execute("vacuum analyze large")
     async with attached(server.dsn) as rowcast:
