@@ -11,9 +11,10 @@ from rowcast_client import Broadcast, RowcastError, create_client
 async def main(url: str, key: str, name: str, token: str) -> None:
     since = datetime.now(UTC) - timedelta(days=1)
     async with create_client(url, key, token=token) as client:
-        # The policies in setup.sql let nobody else join it. What the database sent meanwhile comes first.
-        replay = {"since": since, "limit": 25}
-        mine = client.channel(f"user:{name}", private=True, echo=True, replay=replay)
+        # The policies in setup.sql let nobody else join it. What was sent meanwhile comes first.
+        mine = client.channel(
+            f"user:{name}", private=True, echo=True, store=True, replay={"since": since, "limit": 25}
+        )
         mine.on("broadcast", {"event": "message"}, show)
         await mine.subscribe()
         print(f"You are {name}. Write to somebody like this: `ben: hello`.", flush=True)
@@ -23,7 +24,8 @@ async def main(url: str, key: str, name: str, token: str) -> None:
                 print("That has no name before it, as in `ben: hello`.", flush=True)
                 continue
             # Nobody joins the topic of another: this goes by a request, which policies let through or not.
-            theirs = mine if to == name else client.channel(f"user:{to}", private=True)
+            # It is stored for who is not there.
+            theirs = mine if to == name else client.channel(f"user:{to}", private=True, store=True)
             try:
                 at = datetime.now(UTC).isoformat()
                 await theirs.send("message", {"from": name, "text": text, "at": at})
