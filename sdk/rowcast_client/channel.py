@@ -202,9 +202,9 @@ class Channel:
     async def send(self, event: str, payload: object = _EMPTY, *, timeout: float = 10.0) -> None:
         """Broadcast ``payload``, JSON or bytes, to everybody else on the channel (and itself, with ``echo``).
 
-        A channel that is joined sends over the socket, and one that is not by a request of its own, for which
-        the client need not be connected. With ``ack``, and by a request, this returns when the server has
-        taken it; else when it is on its way, which nobody confirms.
+        A channel whose join the server has taken sends over the socket, and any other by a request of its
+        own, for which the client need not be connected. With ``ack`` or ``store``, and by a request, this
+        returns when the server has taken it; else when it is on its way, which nobody confirms.
 
         Raises UsageError for what cannot be sent, SendError where the server refuses it, AuthError where it
         refuses the key or the token of a request, ConnectionLost or TimedOut where no answer came: then it
@@ -215,9 +215,9 @@ class Channel:
     async def track(self, payload: dict[str, Any], *, timeout: float = 10.0) -> None:
         """Show ``payload`` to everybody on the channel, in place of what was shown before.
 
-        It is shown until ``untrack`` or ``unsubscribe``: after each reconnect it is sent again as soon as the
-        channel is SUBSCRIBED. While the channel is on its way there this waits. Raises UsageError on one that
-        is not subscribed, SendError where the server refuses it, or TimedOut.
+        It is shown until ``untrack`` or ``unsubscribe``: after each reconnect it is sent again with the reply
+        to the join, before SUBSCRIBED is told. While there is no connection this waits. Raises UsageError on
+        a channel that is not subscribed, SendError where the server refuses it, or TimedOut.
         """
         await self._sending.show(payload, timeout)
 

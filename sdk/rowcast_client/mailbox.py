@@ -16,6 +16,8 @@ from ._core.wants import Item as Content
 
 STATUSES = 32
 BYTES = 16 * 2**20
+#: What may wait while an answer of the server is awaited. Beyond that the answer comes too late.
+MOST, MOST_BYTES = 100_000, 8 * BYTES
 
 Item = Content | Notify
 
@@ -47,7 +49,7 @@ class Mailbox:
     """One channel's queue: one reader puts, one dispatcher takes, on one event loop.
 
     ``lifted`` tells when the bound must not hold the reader: while a callback awaits an answer of the server,
-    only the reader can bring it.
+    only the reader can bring it. There is a greater bound then.
     """
 
     def __init__(self, limit: int, lifted: Callable[[], bool]) -> None:
@@ -59,7 +61,10 @@ class Mailbox:
     @property
     def full(self) -> bool:
         """Whether the reader must wait."""
-        return (self._load.items >= self._limit or self._load.bytes >= BYTES) and not self._lifted()
+        items, size = self._load.items, self._load.bytes
+        if self._lifted():
+            return items >= max(MOST, self._limit) or size >= MOST_BYTES
+        return items >= self._limit or size >= BYTES
 
     async def room(self) -> None:
         """Wait until the mailbox is not full."""

@@ -71,7 +71,8 @@ class Sending:
                 await self._answered(lambda number: self._client._apply(core.show(topic, data, number)))
         except TimeoutError:
             what = "presence" if data is None else "what was tracked"
-            raise TimedOut(f"the server did not confirm {what} within {timeout:g} s") from None
+            late = f"the server did not confirm {what} within {timeout:g} s"
+            raise TimedOut(late) from self._channel._last_error
 
     def settle(self, settled: Settle) -> None:
         """An answer is here, or none will come."""
@@ -85,7 +86,8 @@ class Sending:
 
     @property
     def _joined(self) -> bool:
-        return self._channel.state is ChannelState.JOINED
+        join = self._client._core.joins.get(self._channel.topic)
+        return join is not None and join.speaks
 
     def _push(self, said: Said, number: int | None) -> None:
         for send in self._client._core.broadcast(self._channel.topic, said, number):

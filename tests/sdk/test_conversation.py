@@ -7,20 +7,23 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from rowcast_client._core.broadcasts import Said
 from rowcast_client._core.connection import Connection
 from rowcast_client._core.phases import Phase, Timing
-from rowcast_client._core.wants import Authorize, Close, Notify, Open, Refresh, Send, Want
+from rowcast_client._core.wants import Authorize, Close, Notify, Open, Refresh, Send, Settle, Want
 from rowcast_client.errors import AuthError, ConnectError, ConnectionLost, TokenError
 from rowcast_client.retry import RetryPolicy
 from rowcast_client.states import ClientState
 
 TIMING = Timing(join_timeout=10, heartbeat_interval=25, heartbeat_timeout=5)
 BINDING = {"event": "*", "schema": "public", "table": "t"}
+AWAITING = (Phase.CONFIRMING, Phase.SUBSCRIBED, Phase.LEAVING)
 TOPICS = st.sampled_from(["realtime:a", "realtime:b"])
 
 
 class Conversation(RuleBasedStateMachine):
-    """Any order of events: one join in flight per channel, only legal statuses, nothing sent offline."""
+    """Any order of events: one join in flight per channel, only legal statuses, nothing sent offline, each
+    awaited answer told once."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -35,6 +38,10 @@ class Conversation(RuleBasedStateMachine):
         self.refreshes: list[Refresh] = []
         self.present: dict[str, str] = {}
         self.numbers = 0
+        #: Broadcasts and calls whose answers are awaited, by number, and what the server was said.
+        self.broadcasts: dict[int, str] = {}
+        self.calls: dict[int, str] = {}
+        self.said: list[tuple[str, str, str]] = []
 
     def fresh(self) -> str:
         """A token that was never seen."""
@@ -61,11 +68,13 @@ class Conversation(RuleBasedStateMachine):
                     self.frame(json.loads(text))
                 case Notify(topic, status):
                     self.told(topic, status)
+                case Settle(topic, number):
+                    assert topic == self.broadcasts.pop(number, None) or topic == self.calls.pop(number)
                 case _:
                     pass
 
     def frame(self, sent: list[Any]) -> None:
-        join_ref, _, topic, event, payload = sent
+        join_ref, ref, topic, event, payload = sent
         assert self.socket is not None
         if event == "phx_join":
             assert topic not in self.in_flight
@@ -76,6 +85,9 @@ class Conversation(RuleBasedStateMachine):
             assert self.on_server()[topic] == join_ref
             assert self.present[topic] != payload["access_token"]
             self.present[topic] = payload["access_token"]
+        elif event in ("broadcast", "presence"):
+            assert self.joined[topic] == join_ref
+            self.said.append((topic, join_ref, ref))
         elif event == "phx_leave":
             assert join_ref in (self.in_flight.pop(topic, None), self.joined.pop(topic, None))
 
@@ -159,6 +171,39 @@ class Conversation(RuleBasedStateMachine):
         else:
             self.do(self.core.unauthorized(want.topic, want.join_ref, AuthError("no"), self.now))
 
+    @rule(topic=TOPICS, awaited=st.booleans())
+    def broadcasts_something(self, topic: str, awaited: bool) -> None:
+        self.numbers += 1
+        sends = self.core.broadcast(topic, Said("e", b"{}"), self.numbers if awaited else None)
+        assert bool(sends) == (topic in self.joined)
+        if sends and awaited:
+            self.broadcasts[self.numbers] = topic
+        self.do([*sends])
+
+    @rule(topic=TOPICS, payload=st.sampled_from([b"{}", b'{"n":1}', None]))
+    def shows_something(self, topic: str, payload: bytes | None) -> None:
+        join = self.core.joins.get(topic)
+        if join is not None and join.phase not in (Phase.IDLE, Phase.LEAVING):
+            self.numbers += 1
+            self.calls[self.numbers] = topic
+            self.do(self.core.show(topic, payload, self.numbers))
+
+    @precondition(lambda self: self.said)
+    @rule(good=st.booleans())
+    def is_answered(self, good: bool) -> None:
+        topic, join_ref, ref = self.said.pop(0)
+        if self.on_server().get(topic) == join_ref:
+            self.hears(
+                topic, join_ref, ref, "phx_reply", {"status": "ok" if good else "error", "response": {}}
+            )
+
+    @precondition(lambda self: self.broadcasts or self.calls)
+    @rule()
+    def gives_up_waiting(self) -> None:
+        number = min((*self.broadcasts, *self.calls))
+        topic = self.broadcasts.pop(number, None) or self.calls.pop(number)
+        self.core.abandon(topic, number)
+
     @precondition(lambda self: self.joined)
     @rule(left=st.floats(0, 60))
     def is_warned(self, left: float) -> None:
@@ -238,6 +283,12 @@ class Conversation(RuleBasedStateMachine):
     @invariant()
     def knows_whether_there_is_a_socket(self) -> None:
         assert self.core.online == (self.socket is not None)
+
+    @invariant()
+    def awaits_what_may_be_answered_and_nothing_else(self) -> None:
+        phases = {topic: join.phase for topic, join in self.core.joins.items()}
+        assert all(phases[topic] in AWAITING for topic in self.broadcasts.values())
+        assert all(phases[topic] is not Phase.IDLE for topic in self.calls.values())
 
     @invariant()
     def keeps_trying(self) -> None:

@@ -12,6 +12,8 @@ from rowcast_client import (
     Client,
     RowcastError,
 )
+from rowcast_client._core.wants import Hear
+from rowcast_client.mailbox import MOST_BYTES, Mailbox
 
 pytestmark = pytest.mark.anyio
 
@@ -121,6 +123,18 @@ async def test_a_callback_may_await_the_client_even_with_a_full_mailbox(
     leave = await line.hear("phx_leave")
     await line.say(leave[0], leave[1], leave[2], "phx_reply", {"status": "ok", "response": {}})
     assert [(await heard.next_change()).new["id"] for _ in range(20)] == list(range(20))
+
+
+async def test_what_waits_is_bounded_also_while_an_answer_is_awaited() -> None:
+    lifted = False
+    mailbox = Mailbox(2, lambda: lifted)
+    for _ in range(2):
+        mailbox.put(Hear("a", "e", b""))
+    assert mailbox.full
+    lifted = True
+    assert not mailbox.full
+    mailbox.put(Hear("a", "e", bytes(MOST_BYTES)))
+    assert mailbox.full
 
 
 async def test_a_callback_may_close_the_client(peer: Any, connect: Connect) -> None:

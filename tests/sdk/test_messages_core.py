@@ -147,6 +147,21 @@ def test_messages_go_on_where_every_binding_was_refused() -> None:
     assert core.joins[A].phase is Phase.SUBSCRIBED
 
 
+def test_a_channel_that_is_not_confirmed_for_long_stays_and_hears_and_speaks() -> None:
+    core = connected()
+    (want,) = core.subscribe(A, (), 0, HEARS)
+    ref, _, _ = accept(core, want, 1, messages=True)
+    for now in (10, 20):
+        report, notify = core.tick(now)
+        assert isinstance(notify, Notify)
+        assert (type(report), notify.status) == (Report, "TIMED_OUT")
+    assert core.received(1, frame(None, None, "broadcast", {"event": "e"}), 21) == [Hear(A, "e", b"null")]
+    assert len(core.broadcast(A, Said("e", b"{}"), 1)) == len(core.show(A, b"{}", 2)) == 1
+    notify = core.received(1, system(ref, "p0"), 22)[-1]
+    assert isinstance(notify, Notify)
+    assert notify.status == "SUBSCRIBED"
+
+
 def test_of_many_ids_the_newest_are_kept() -> None:
     ids = Ids(2)
     for id_ in ("a", "b", "a", "c"):

@@ -174,7 +174,7 @@ class Connection:
         return list(self.joins[topic].unrefreshed(join_ref, error, now)) if topic in self.joins else []
 
     def broadcast(self, topic: str, said: broadcasts.Said, number: int | None) -> list[Send]:
-        """Send this on a channel that is joined. With a ``number`` the answer is awaited: see ``Settle``."""
+        """Send this on a channel that ``speaks``. With a ``number`` the answer is awaited: see ``Settle``."""
         return list(self.joins[topic].broadcast(said, number)) if topic in self.joins else []
 
     def stored(self, topic: str, id_: str) -> None:

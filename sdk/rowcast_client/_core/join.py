@@ -11,7 +11,6 @@
     CONFIRMING   --system error-->        WAITING       if no binding is left; told CHANNEL_ERROR
     SUBSCRIBED   --system error-->        SUBSCRIBED    told CHANNEL_ERROR; SUBSCRIBED at the next ok
     SUBSCRIBED   --token ends soon-->     SUBSCRIBED    wants the next token; sends access_token
-                 --broadcast, track-->    SUBSCRIBED    sends it
     any of these --refused, silent, ended, socket gone--> WAITING   told CHANNEL_ERROR or TIMED_OUT
     any          --leave-->               LEAVING       sends phx_leave; IDLE at once when nothing was joined
     LEAVING      --reply, phx_close, silence, socket gone--> IDLE   (WAITING, if subscribed again meanwhile)
@@ -19,14 +18,14 @@
 Rules: one join in flight at most; a frame that carries another join's ref is not ours; a failed join is tried
 again for ever, each time with a fresh token, and from where the channel has come to (``place``); a socket
 that went away costs the channel no waiting of its own; a binding that the server refuses, or gives up for a
-while, takes no other with it; what is tracked is sent again as soon as the channel is SUBSCRIBED again.
+while, takes no other with it; what the channel says is sent from the reply to the join on, and what it tracks
+is sent again then.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from ..errors import ClientClosed, JoinError, ProtocolError, RowcastError, TimedOut
-from ..gap import Gap
 from ..retry import RetryPolicy
 from ..states import ChannelState, SubscribeStatus
 from .answers import UNSTORED, match, refusal
@@ -155,6 +154,12 @@ class Join:
             yield from self.online(now)
         elif self.phase is Phase.LEAVING:
             yield from self._ended(now)
+        elif self._streams and self.phase is Phase.CONFIRMING:
+            # It is confirmed once the server's database is there. What others say is heard all the same.
+            self._deadline, self._failing = now + self._timing.join_timeout, True
+            error = TimedOut(_UNCONFIRMED, code="JoinTimedOut", hint=_STAYS)
+            yield Report(error)
+            yield Notify(self.topic, SubscribeStatus.TIMED_OUT, error)
         elif self._refusals and self.phase is Phase.CONFIRMING:
             # Supabase's server refuses all bindings of a join at once, and says no more.
             yield from self._failed(SubscribeStatus.CHANNEL_ERROR, self._refusals[-1], now)
@@ -209,9 +214,14 @@ class Join:
             self._renewal.failed(now)
             yield Report(error)
 
+    @property
+    def speaks(self) -> bool:
+        """Whether the server has taken the join, and so what the channel says."""
+        return self.phase in HEARING
+
     def broadcast(self, said: Said, number: int | None) -> Iterator[Send]:
-        """Send this, on a channel that is SUBSCRIBED. With a ``number`` its answer is awaited."""
-        if self.phase is Phase.SUBSCRIBED and self.join_ref is not None:
+        """Send this, on a channel that ``speaks``. With a ``number`` its answer is awaited."""
+        if self.speaks and self.join_ref is not None:
             yield from self._saying.broadcast(self.join_ref, said, number)
 
     def stored(self, id_: str) -> None:
@@ -220,8 +230,7 @@ class Join:
 
     def show(self, payload: bytes | None, number: int) -> Iterator[Want]:
         """Show this of oneself from now on, or nothing, on a channel that is subscribed to."""
-        joined = self.phase is Phase.SUBSCRIBED
-        return self._saying.show(payload, number, self.join_ref if joined else None)
+        return self._saying.show(payload, number, self.join_ref if self.speaks else None)
 
     def forget(self, number: int) -> None:
         """Nobody waits for the answer to this broadcast or call any more."""
@@ -280,11 +289,11 @@ class Join:
             yield from self._failed(SubscribeStatus.CHANNEL_ERROR, error, now)
             return
         self._content.accepted(indices, self.bindings, self.how, self.join_ref, messages=self._streams)
-        if not self.bindings and not self._streams:
-            yield from self._subscribed(None, now)
-            return
         self._refusals = []
         self._move(Phase.CONFIRMING, now + self._timing.join_timeout)
+        yield from self._saying.joined(self.join_ref)
+        if not self.bindings and not self._streams:
+            yield from self._subscribed(None, now)
 
     def _system(self, frame: Frame, now: float) -> Iterator[Want]:
         payload = decode_object(frame.payload)
@@ -298,7 +307,8 @@ class Join:
             self._reason = self._reason if ok else message
         elif isinstance(gap := payload.get("gap"), dict):
             if self.phase in HEARING:
-                yield self._missed(gap, payload.get("position"), message)
+                missed = self.place.missed(gap, payload.get("position"), message)
+                yield Miss(self.topic, missed, self.place.reached)
         elif ok and (self.phase is Phase.CONFIRMING or (self.phase is Phase.SUBSCRIBED and self._failing)):
             position = payload.get("position")
             yield from self._subscribed(position if isinstance(position, str) else None, now)
@@ -320,14 +330,6 @@ class Join:
         # A snapshot fails after the channel was confirmed, and takes its entry with it all the same.
         return self.phase is Phase.SUBSCRIBED and message.startswith(_NO_SNAPSHOT)
 
-    def _missed(self, gap: dict[str, Any], position: Any, message: str) -> Want:
-        position = position if isinstance(position, str) else None
-        asked = gap.get("from")
-        asked = asked if isinstance(asked, str) else self.place.position
-        self.place.missed(position)
-        gone = Gap(str(gap.get("reason")), asked, position, message)
-        return Miss(self.topic, gone, self.place.reached)
-
     def _degraded(self, error: JoinError) -> Iterator[Want]:
         """Something of the channel does not work; the channel stays."""
         self._failing = True
@@ -345,8 +347,7 @@ class Join:
             yield from self._failed(SubscribeStatus.CHANNEL_ERROR, error, now)
 
     def _subscribed(self, position: str | None, now: float) -> Iterator[Want]:
-        begins = self.phase is not Phase.SUBSCRIBED
-        if begins:
+        if self.phase is not Phase.SUBSCRIBED:
             self._backoff.worked(now)
         self._move(Phase.SUBSCRIBED, None)
         self._failing = False
@@ -354,8 +355,6 @@ class Join:
         yield Notify(self.topic, SubscribeStatus.SUBSCRIBED, position=self.place.reached)
         if gap is not None:
             yield Miss(self.topic, gap, self.place.reached)
-        if begins and self.join_ref is not None:
-            yield from self._saying.joined(self.join_ref)
 
     def _failed(self, status: SubscribeStatus, error: RowcastError, now: float) -> Iterator[Want]:
         # What the server may still hold of this join is given back before the next one.

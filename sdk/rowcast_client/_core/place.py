@@ -7,7 +7,8 @@ before the rest of its transaction, which says so: it is known by its id. While 
 there is nothing to go on from, and it is taken anew.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from ..gap import Gap
 
@@ -67,13 +68,19 @@ class Place:
         left, self._left = self._left, None
         return None if left is None else Gap("snapshot", left, self.position, _CUT)
 
-    def missed(self, position: str | None) -> None:
-        """The server goes on from there; what is between is lost."""
+    def missed(self, told: Mapping[str, Any], position: Any, message: str) -> Gap:
+        """The server goes on from ``position``, and says what is lost before it."""
+        position = position if isinstance(position, str) else None
+        asked = told.get("from")
+        gap = Gap(
+            str(told.get("reason")), asked if isinstance(asked, str) else self.position, position, message
+        )
         self.position, self._seq, self._left = position, None, None
         self._heard = position is not None
         self._forget()
         self._begun.clear()
         self._pending = set(self._snapshots)
+        return gap
 
     def advance(self, position: str) -> bool:
         """The channel heard everything up to there, says the server: whether that is news."""
