@@ -24,6 +24,7 @@ async def main(url: str, key: str, name: str) -> None:
         room.on("broadcast", {"event": "move"}, moved)
         await room.subscribe()
         await room.track({"name": name})
+        print("Your cursor goes round: see it on the page. Ctrl-C ends it.", flush=True)
         angle = 0.0
         while True:
             x, y = 0.5 + math.cos(angle) / 4, 0.5 + math.sin(angle) / 4
