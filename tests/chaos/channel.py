@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from chaos.schema import WHOLE
+from chaos.schema import SAID, WHOLE
 from chaos.streams import Heard, Profile, Stream, Stretch, decode
 from rowcast.model.position import Snapshot
 
@@ -18,7 +18,7 @@ class Channel:
     """``position`` is None until there is one to resume from. ``joined`` is True from "Subscribed" on."""
 
     def __init__(self, name: str, profile: Profile) -> None:
-        self.name, self.topic, self.profile = name, f"realtime:{name}", profile
+        self.name, self.topic, self.profile = name, f"realtime:{profile.topic or name}", profile
         self.stream = Stream(name, profile)
         self.position: str | None = None
         self.join_ref = ""
@@ -32,6 +32,8 @@ class Channel:
         # What was heard under the present position: it may come again, if that is before its change.
         self._tail: set[Key] = set()
         self._expect_again: set[Key] = set()
+        # Messages that said that they come again.
+        self._repeating: set[str] = set()
 
     @property
     def snapshotting(self) -> bool:
@@ -43,11 +45,12 @@ class Channel:
         self.join_ref, self.answered, self.joined = ref, False, False
         self._asked = self.position
         self.stream.note(f"joins, from {self._asked}")
-        entries = [entry.wire() for entry in self.profile.entries]
         wanted: dict[str, Any] = {"gap": True}
         if self.profile.group:
             wanted["group"] = "transaction"
-        config: dict[str, Any] = {"postgres_changes": entries, "rowcast": wanted}
+        config: dict[str, Any] = {"postgres_changes": self.profile.wire(), "rowcast": wanted}
+        if self.profile.messages is not None:
+            wanted["messages"] = config["private"] = True
         if self._asked is not None:
             config["resume"] = {"position": self._asked}
             self._expect_again = set(self._tail)
@@ -84,6 +87,8 @@ class Channel:
             self.lost()
             return
         self.answered = True
+        if (self.profile.messages is not None) is not response.get("messages", False):
+            self._fault("the answer does not say whether it hears messages")
         numbers = [binding["id"] for binding in response.get("postgres_changes", [])]
         self._ids = {number: index for index, number in enumerate(numbers)}
 
@@ -122,7 +127,7 @@ class Channel:
         stretches = self.stream.stretches
         if stretches and not stretches[-1].heard and stretches[-1].gap is None:
             stretches.pop()
-        self._tail, self._expect_again = set(), set()
+        self._tail, self._expect_again, self._repeating = set(), set(), set()
         self._snapshot = {n for n, entry in enumerate(self.profile.entries) if entry.snapshot is not None}
         self.position = None if self._snapshot else position
         stretches.append(Stretch(self.position))
@@ -169,6 +174,8 @@ class Channel:
         if self._asked is not None and not self.joined:
             self._fault("a change before it was told that it resumes")
         position = payload["position"] if grouped else payload["data"]["position"]
+        if payload.get("last", True):
+            self._repeating = set()
         if position != self.position:
             self.position, self._tail = position, set()
         for change in payload["changes"] if grouped else [payload]:
@@ -180,6 +187,42 @@ class Channel:
                 self.again += 1
                 continue
             self._keep(change["data"], ids, position, whole=payload.get("last", True))
+
+    def message(self, payload: Mapping[str, Any]) -> None:
+        """A broadcast."""
+        self._messages += 1
+        meta, entry = payload.get("meta", {}), self.profile.messages
+        if (position := meta.get("position")) is None:
+            # Until it was told where its subscription begins, it hears what everybody does.
+            if self.joined:
+                self._fault("a message without a position")
+            return
+        if entry is None:
+            self._fault("a message, which it did not ask for")
+            return
+        if not self.answered or self._snapshot:
+            self._fault("a message while it awaits an answer, or a snapshot")
+        if position != self.position:
+            self.position, self._tail = position, set()
+        if meta["id"] in self._repeating:
+            self.again += 1
+        else:
+            self.stream.open.heard.append(
+                Heard(
+                    kind="INSERT",
+                    table=SAID,
+                    entries=(entry,),
+                    record=payload["payload"],
+                    old={},
+                    seq=0,
+                    commit=None,
+                    message=self._messages,
+                    position=position,
+                    whole=False,
+                    at=time.monotonic(),
+                )
+            )
+        self._repeating = self._repeating | {meta["id"]} if meta.get("again") else set()
 
     def _keep(self, data: Mapping[str, Any], ids: tuple[int, ...], position: str, *, whole: bool) -> None:
         kind, table = data["type"], data["table"]

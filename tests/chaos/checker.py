@@ -222,7 +222,7 @@ class _Checked:
             since = bisect.bisect_right(self._since, change.at)
             if since:
                 self._verdict.arrivals.append(Arrival(xid, change.at, self._since[since - 1]))
-            if times.setdefault(xid, change.commit) != change.commit:
+            if change.commit is not None and times.setdefault(xid, change.commit) != change.commit:
                 self._fault("commit time", f"transaction {xid}: {times[xid]} and {change.commit}")
             if before is not None and before[0] != xid:
                 ended.add(before[0])

@@ -123,8 +123,11 @@ class Client:
             if not self.reads.is_set():
                 await self.reads.wait()
                 self._answered = time.monotonic()
-            join_ref, ref, topic, event, payload = msgspec.json.decode(await socket.recv())
+            frame = await socket.recv()
             self._answered = time.monotonic()
+            if isinstance(frame, bytes):
+                continue  # a message, before the subscription begins: it has no position
+            join_ref, ref, topic, event, payload = msgspec.json.decode(frame)
             if topic == "phoenix":
                 self._beaten(payload)
                 continue
@@ -137,6 +140,8 @@ class Client:
         match event:
             case "postgres_changes" | "transaction":
                 channel.changes(event, payload)
+            case "broadcast":
+                channel.message(payload)
             case "snapshot":
                 channel.snapshot(payload)
             case "system":

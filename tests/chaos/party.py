@@ -94,6 +94,8 @@ async def gather(place: World, seed: int, channels: int, sdk: int, *, tokens: bo
     clients = []
     while waiting:
         count = draws.choice((1, 1, 2))
+        if all(channel.profile.messages is not None for channel in waiting[:count]):
+            count = 1  # they are of one topic
         mine, waiting = waiting[:count], waiting[count:]
         adopts = draws.random() < 0.5
         clients.append(Client(mine, place.ports, f"{seed} client {mine[0].name}", adopts=adopts))

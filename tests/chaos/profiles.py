@@ -4,10 +4,11 @@ import random
 from dataclasses import dataclass
 from typing import Final
 
-from chaos.schema import COLUMNS, FILTERS, KEYS, SUBJECTS, TABLES, Subject
+from chaos.schema import COLUMNS, FILTERS, KEYS, SAID, SUBJECTS, TABLES, Subject
 from chaos.streams import Entry, Profile
 
 _FEW = ("uid", "id", "n", "grp")
+MESSAGES: Final = Entry(SAID, event="INSERT")
 
 
 def random_profile(rnd: random.Random, *, tokens: bool = False) -> Profile:
@@ -18,9 +19,10 @@ def random_profile(rnd: random.Random, *, tokens: bool = False) -> Profile:
         entries = [_copying(rnd, table) for table in rnd.sample(tables, rnd.randint(1, min(2, len(tables))))]
     else:
         entries = [_following(rnd, rnd.choice(tables)) for _ in range(rnd.randint(1, 3))]
+    messages = [MESSAGES] if rnd.random() < 0.3 else []
     return Profile(
         subject,
-        tuple(_distinct(entries)),
+        (*_distinct(entries), *messages),
         group=rnd.random() < 0.3,
         token=6.0 if tokens and rnd.random() < 0.5 else 3600.0,
     )
@@ -72,12 +74,16 @@ def _parameters(entry: Entry) -> dict[str, object]:
 
 #: Who must be there whatever the dice say.
 FIXED = (
-    Profile(Subject("service_role"), tuple(Entry(table, leave=True, truncate=True) for table in TABLES)),
+    Profile(
+        Subject("service_role"),
+        (*(Entry(table, leave=True, truncate=True) for table in TABLES), MESSAGES),
+    ),
     Profile(
         Subject("authenticated", "ann"),
-        tuple(Entry(table, snapshot=50, leave=True, truncate=True) for table in TABLES),
+        (*(Entry(table, snapshot=50, leave=True, truncate=True) for table in TABLES), MESSAGES),
         group=True,
     ),
+    Profile(Subject("anon"), (MESSAGES,)),
 )
 
 
@@ -95,8 +101,12 @@ SDK: Final = (
     SdkWish(
         Subject("service_role"),
         (
-            tuple(
-                Entry(table, filter="amount=gt.30", condition="amount > 30", leave=True) for table in TABLES
+            (
+                *(
+                    Entry(table, filter="amount=gt.30", condition="amount > 30", leave=True)
+                    for table in TABLES
+                ),
+                MESSAGES,
             ),
             (Entry("parted", snapshot=50, leave=True, truncate=True),),
         ),

@@ -1,5 +1,7 @@
 """The tables that writers write, who may see what of them, and the audit: the truth about what committed.
 
+Messages to the topic ``said`` are audited as the rows of a table of that name, which are inserted only.
+
 The audit is written in the writer's own transaction and is not captured, so that it holds what committed and
 nothing else, whatever crashed. Each row has a ``uid`` for life and a counter ``n`` that every update raises.
 """
@@ -40,7 +42,11 @@ grant select on plain to anon;
 grant truncate on plain to service_role;
 grant select, insert on audit to authenticated, service_role;
 alter publication supabase_realtime add table plain, owned, parted;
+create policy hear on realtime.messages for select to anon, authenticated, service_role using (true);
+create policy say on realtime.messages for insert to authenticated, service_role with check (true);
 """
+#: The topic of messages, and the table that they are to the audit.
+SAID: Final = "said"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,14 +58,14 @@ class Subject:
 
     def sees(self, table: str) -> str:
         """The table's policies for this subject, as SQL that asks the audit's columns."""
-        if self.role != "authenticated" or table == "plain":
+        if self.role != "authenticated" or table in ("plain", SAID):
             return "true"
         mine = f"owner = '{self.sub}'"
         return mine if table == "owned" else f"(amount < 40 or {mine})"
 
     def may_read(self, table: str) -> bool:
         """Whether the role has SELECT there."""
-        return self.role != "anon" or table == "plain"
+        return self.role != "anon" or table in ("plain", SAID)
 
 
 TABLES: Final = ("plain", "owned", "parted")

@@ -7,10 +7,11 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from chaos.schema import Subject
+from chaos.schema import SAID, Subject
 from chaos.streams import Entry, Heard, Profile, Row, Stream, Stretch, decode
 from rowcast.model.position import Snapshot as Moment
 from rowcast_client import (
+    Broadcast,
     Change,
     Channel,
     Client,
@@ -36,11 +37,16 @@ class SdkChannel:
 
     def attach(self, client: Client) -> None:
         """Subscribe on a client."""
-        channel = self._channel = client.channel(self.stream.name).on("gap", self._gap)
+        name, private = self.profile.topic or self.stream.name, self.profile.topic is not None
+        channel = self._channel = client.channel(name, private=private).on("gap", self._gap)
+        if private:
+            channel.on("broadcast", self._message)
         if self.profile.group:
             entries: list[Any] = [entry.wire() for entry in self.profile.entries]
             channel.on("transaction", entries, self._transaction)
         for number, entry in enumerate(() if self.profile.group else self.profile.entries):
+            if number == self.profile.messages:
+                continue
             batches = self._batches(number) if entry.snapshot is not None else None
             channel.on("postgres_changes", entry.wire(), self._changes(number), on_snapshot=batches)
         channel.subscribe()
@@ -71,6 +77,27 @@ class SdkChannel:
         for change in transaction.changes:
             number = tables.index(change.table)
             self._keep(change, number, transaction.position, whole=transaction.last)
+
+    def _message(self, broadcast: Broadcast) -> None:
+        number = self.profile.messages
+        if number is None or broadcast.position is None or not isinstance(broadcast.payload, dict):
+            return  # what comes before the subscription begins
+        self._messages += 1
+        self._begun().heard.append(
+            Heard(
+                kind="INSERT",
+                table=SAID,
+                entries=(number,),
+                record=broadcast.payload,
+                old={},
+                seq=0,
+                commit=None,
+                message=self._messages,
+                position=broadcast.position,
+                whole=False,
+                at=time.monotonic(),
+            )
+        )
 
     def _keep(self, change: Change, number: int, position: str | None, *, whole: bool = True) -> None:
         self._begun().heard.append(

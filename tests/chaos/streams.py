@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
-from chaos.schema import COLUMNS, KEYS, Subject
+from chaos.schema import COLUMNS, KEYS, SAID, Subject
 from chaos.truth import Look
 from rowcast.model.position import Position, PositionError
 
@@ -19,7 +19,10 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One entry of ``postgres_changes``. ``columns`` are those it selects; ``snapshot`` its rows a batch."""
+    """One entry of ``postgres_changes``, or messages, where ``table`` is SAID.
+
+    ``columns`` are those it selects; ``snapshot`` its rows a batch.
+    """
 
     table: str
     event: str = "*"
@@ -65,6 +68,20 @@ class Profile:
     token: float = 3600.0
 
     @property
+    def messages(self) -> int | None:
+        """The number of the entry that stands for messages, if it hears them: the last."""
+        return next((n for n, entry in enumerate(self.entries) if entry.table == SAID), None)
+
+    @property
+    def topic(self) -> str | None:
+        """The topic's name, where it matters."""
+        return None if self.messages is None else SAID
+
+    def wire(self) -> list[dict[str, Any]]:
+        """The ``postgres_changes`` of its join."""
+        return [entry.wire() for entry in self.entries if entry.table != SAID]
+
+    @property
     def snapshots(self) -> int:
         return sum(entry.snapshot is not None for entry in self.entries)
 
@@ -73,7 +90,7 @@ class Profile:
 class Heard:
     """One change of a message. ``message`` counts the messages of the channel; ``whole`` is a group's end.
 
-    ``at`` is when it came, in seconds of the monotonic clock.
+    ``at`` is when it came, in seconds of the monotonic clock; ``commit`` None for what does not tell.
     """
 
     kind: str
@@ -82,7 +99,7 @@ class Heard:
     record: Row
     old: Row
     seq: int
-    commit: str
+    commit: str | None
     message: int
     position: str
     whole: bool = True

@@ -10,7 +10,7 @@ from typing import Final
 
 import asyncpg
 
-from chaos.schema import COLUMNS, OWNERS, TABLES, Subject
+from chaos.schema import COLUMNS, OWNERS, SAID, TABLES, Subject
 from rowcast.db.connection import REFUSED
 
 Dsn = Callable[[], str]
@@ -128,6 +128,8 @@ async def _step(connection: asyncpg.Connection, rnd: random.Random, writer: Subj
 
 
 async def _statement(connection: asyncpg.Connection, rnd: random.Random, writer: Subject | None) -> int:
+    if rnd.random() < 0.15:
+        return await _say(connection, rnd)
     table = rnd.choice(TABLES)
     count = await connection.fetchval(f"select count(*) from {table}")
     narrowed = writer is not None and writer.role == "authenticated"
@@ -179,6 +181,21 @@ async def _insert(
         table,
         f"insert into {table} (id, owner, grp, amount, note) values {', '.join(values)} {again}",
     )
+
+
+async def _say(connection: asyncpg.Connection, rnd: random.Random) -> int:
+    owner, note, amount = rnd.choice(OWNERS), rnd.choice(_WORDS), rnd.randrange(100)
+    said = f"'owner', '{owner}', 'n', 0, 'id', 1, 'grp', 0, 'amount', {amount}, 'note', '{note}'"
+    body, count = f"jsonb_build_object('uid', gen_random_uuid(), {said})", rnd.choice((1, 1, 3))
+    done = await connection.execute(
+        "with done as (insert into realtime.messages (topic, extension, event, private, payload) "
+        f"select '{SAID}', 'broadcast', 'said', true, {body} from generate_series(1, {count}) "
+        "returning payload) "
+        f"insert into audit (op, tab, {_COLUMNS}) select 'I', '{SAID}', {_COLUMNS} "
+        "from done, jsonb_to_record(payload) as m"
+        " (uid uuid, id int, n bigint, owner text, grp int, amount int, note text)"
+    )
+    return int(done.split()[-1])
 
 
 async def _audited(connection: asyncpg.Connection, op: str, table: str, statement: str) -> int:
