@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from websockets.asyncio.client import ClientConnection
 
 from . import websocket
-from ._core.wants import Batch, Deliver, Hear, Part, Present, System
+from ._core.wants import Batch, Deliver, Hear, Part, Present, Settle, System
 from .address import with_key
 from .credentials import Credential, resolve
 from .errors import ConnectionLost, RowcastError
@@ -101,10 +101,13 @@ class Link:
         while True:
             message = await websocket.read(socket)
             wanted = self._client._core.received(number, message, time.monotonic())
-            if len(wanted) == 1 and isinstance(want := wanted[0], _Content):
+            want = wanted[0] if len(wanted) == 1 else None
+            if isinstance(want, _Content):
                 if isinstance(want, System):
                     self._client._changed()  # it may have warned of the token's end
                 await self._hand_over(want)
+            elif isinstance(want, Settle):
+                self._client._channels[want.topic]._sending.settle(want)
             else:
                 self._client._apply(wanted)
 

@@ -20,27 +20,30 @@ class Calls:
     def __init__(self, topic: str) -> None:
         self._topic = topic
         self._numbers: dict[str, int] = {}
+        self._refs: dict[int, str] = {}
 
     def said(self, ref: str, number: int) -> None:
         """It was said, and is to be answered."""
-        self._numbers[ref] = number
+        self._numbers[ref], self._refs[number] = number, ref
 
     def forget(self, number: int) -> None:
         """Nobody waits for it any more."""
-        self._numbers = {ref: other for ref, other in self._numbers.items() if other != number}
+        if (ref := self._refs.pop(number, None)) is not None:
+            del self._numbers[ref]
 
     def answered(self, ref: str | None, reply: ReplyPayload) -> Iterator[Settle]:
         """An answer, perhaps to one of them."""
         number = self._numbers.pop(ref, None) if ref is not None else None
         if number is not None:
+            del self._refs[number]
             error = None if reply.status == "ok" else unsent(reply.response)
             yield Settle(self._topic, number, error)
 
     def lost(self, why: RowcastError) -> Iterator[Settle]:
         """No answer will come."""
         error = interrupted(why, UNKNOWN)
-        numbers, self._numbers = self._numbers, {}
-        for number in numbers.values():
+        numbers, self._numbers, self._refs = self._refs, {}, {}
+        for number in numbers:
             yield Settle(self._topic, number, error)
 
 
