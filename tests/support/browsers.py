@@ -27,6 +27,10 @@ _ARGUMENTS = (
 )  # fmt: skip
 
 
+class BrowserError(Exception):
+    """What the browser could not do, in its words."""
+
+
 @dataclass
 class Browser:
     """A running Chromium."""
@@ -63,7 +67,7 @@ class Browser:
             if "id" in message:
                 answer = self._answers.pop(message["id"])
                 if "error" in message:
-                    answer.set_exception(AssertionError(message["error"]["message"]))
+                    answer.set_exception(BrowserError(message["error"]["message"]))
                 else:
                     answer.set_result(message["result"])
             elif (fault := _fault(message)) is not None:
@@ -101,24 +105,23 @@ class Window:
 
     async def sees(self, text: str, where: str = "body") -> None:
         """Wait until an element shows a text."""
-        shown = f"document.querySelector({json.dumps(where)})?.innerText ?? ''"
-
-        async def there() -> bool:
-            return text in str(await self.evaluate(shown))
-
-        try:
-            await until(there, _SECONDS)
-        except TimeoutError:
-            said = await self.evaluate("document.body.innerText")
-            raise AssertionError(f"{where} never showed {text!r}. It was: {said!r}; {self.faults}") from None
+        shown = f"document.querySelector({json.dumps(where)})?.innerText"
+        await self.until(f"({shown} ?? '').includes({json.dumps(text)})")
 
     async def until(self, expression: str) -> None:
         """Wait until an expression is true."""
 
         async def true() -> bool:
-            return bool(await self.evaluate(expression))
+            try:
+                return bool(await self.evaluate(expression))
+            except BrowserError:  # the page is on its way
+                return False
 
-        await until(true, _SECONDS)
+        try:
+            await until(true, _SECONDS)
+        except TimeoutError:
+            said = await self.evaluate("document.body.innerText")
+            raise AssertionError(f"Never {expression}. It said: {said!r}; {self.faults}") from None
 
     async def text(self, where: str) -> str:
         """What an element shows."""
