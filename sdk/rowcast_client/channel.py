@@ -55,7 +55,8 @@ class Channel:
         self.private = options.private
         """Whether policies decide who may join it."""
         self.position: str | None = None
-        """The position of the last change whose callbacks have run, or of the subscription before it."""
+        """The position of the last change or message whose callbacks have run, or of the subscription before
+        it."""
         self.seq: int | None = None
         """The number of the last change whose callbacks have run."""
         self._client, self._options = client, options

@@ -158,6 +158,26 @@ async def test_many_broadcasts_without_an_answer_keep_their_order() -> None:
                 assert await payloads(heard, 1500) == list(range(1500))
 
 
+async def test_a_callback_may_await_the_answer_to_what_it_sends_though_much_waits_behind_it() -> None:
+    async with running(limits=Limits(events_per_second=10_000)) as server:
+        url = f"http://127.0.0.1:{server.port}"
+        async with (
+            create_client(url, make_token(), buffer=1) as bot,
+            create_client(url, make_token()) as other,
+        ):
+            answering = bot.channel("room", ack=True)
+
+            async def answer(broadcast: Broadcast) -> None:
+                await answering.send("answer", broadcast.payload)
+
+            await answering.on("broadcast", answer, event="question").subscribe()
+            asking, heard = room(other)
+            await asking.subscribe()
+            for number in range(100):
+                await asking.send("question", number)
+            assert await payloads(heard, 100) == list(range(100))
+
+
 async def test_a_connection_that_is_cut_leaves_it_open_whether_it_was_sent() -> None:
     async with running() as server:
         relay = Relay(("127.0.0.1", server.port))

@@ -65,7 +65,7 @@ async def numbers(heard: Heard, count: int) -> list[int]:
 async def test_what_is_stored_is_heard_from_every_server_and_by_who_was_cut_off(
     rooms: str, serve: Callable[..., Awaitable[Server]]
 ) -> None:
-    server, other = await serve(rooms), await serve(rooms)
+    server, other = await asyncio.gather(serve(rooms), serve(rooms))
     relay = Relay(("127.0.0.1", other.port))
     await relay.start()
     async with (
