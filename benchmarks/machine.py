@@ -20,7 +20,11 @@ from rowcast.dev.postgres import Postgres, free_port, temporary_home
 
 SECRET = secrets.token_hex(32)
 #: For measurements of what is bounded otherwise.
-UNBOUNDED = {"ROWCAST_MAX_EVENTS_PER_SECOND": "1000000000", "ROWCAST_MAX_JOINS_PER_SECOND": "1000000000"}
+UNBOUNDED = {
+    "ROWCAST_MAX_EVENTS_PER_SECOND": "1000000000",
+    "ROWCAST_MAX_JOINS_PER_SECOND": "1000000000",
+    "ROWCAST_IDLE_TIMEOUT": "1h",
+}
 _READY_SECONDS = 30.0
 
 

@@ -24,7 +24,7 @@ CONNECTIONS = 16
 REQUESTS = 3_000
 ROUNDS = 5
 #: The least that requests a second may be of the other endpoint's.
-BAR = 0.3
+BAR = 0.2
 _MARK = "what those look for that count"
 _PAYLOAD = {"name": "somebody", "text": _MARK, "at": "2026-01-01T00:00:00Z", "n": 12345}
 _BATCH, _SINGLE = "/realtime/v1/api/broadcast", "/realtime/v1/api/broadcast/room/events/e"

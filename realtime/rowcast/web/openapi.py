@@ -4,23 +4,44 @@ from typing import Any, Final
 
 from rowcast import __version__
 
+
+def _refused(what: str, schema: dict[str, Any] | None = None) -> dict[str, Any]:
+    return {"description": what, "content": {"application/json": {"schema": schema or _said("message")}}}
+
+
+def _said(name: str) -> dict[str, Any]:
+    return {"type": "object", "required": [name], "properties": {name: {"type": "string"}}}
+
+
+_FAULTS: Final = {
+    "type": "object",
+    "required": ["errors"],
+    "properties": {"errors": {"type": "object", "description": "What is wrong, by field"}},
+}
 _ERRORS: Final = {
-    "400": {"description": "The body is no JSON"},
-    "401": {"description": "There is no token, or a bad one"},
-    "413": {"description": "The body is too large"},
-    "415": {"description": "The body is of another media type"},
-    "422": {"description": "Something is missing, is invalid or too large, or policies could not be asked"},
-    "429": {"description": "There are too many messages"},
-    "503": {"description": "What was to be stored was not"},
+    "400": _refused("The body is no JSON"),
+    "401": _refused("There is no token, or a bad one"),
+    "408": _refused("The body did not come in time"),
+    "413": _refused("The body is too large"),
+    "415": _refused("The body is of another media type", _said("error")),
+    "422": _refused(
+        "Something is missing, is invalid or too large, or policies could not be asked",
+        {"oneOf": [_FAULTS, _said("message")]},
+    ),
+    "429": _refused("There are too many messages"),
+    "500": _refused("Asking policies failed in a way that is not known"),
+    "503": _refused("What was to be stored was not"),
 }
 _SENT: Final = {"202": {"description": "What may be sent was sent to whoever is joined"}}
+#: Not blank.
+_NAME: Final = {"type": "string", "minLength": 1, "pattern": r"\S"}
 _STORE: Final = "Whether it is stored first, and sent as a message of the database then"
 _MESSAGE: Final = {
     "type": "object",
     "required": ["topic", "event", "payload"],
     "properties": {
-        "topic": {"type": "string", "description": "The topic without `realtime:`", "example": "room-9"},
-        "event": {"type": "string", "example": "ping"},
+        "topic": {**_NAME, "description": "The topic without `realtime:`", "example": "room-9"},
+        "event": {**_NAME, "example": "ping"},
         "payload": {"type": "object", "example": {"n": 1}},
         "private": {"type": "boolean", "default": False},
         "store": {"type": "boolean", "default": False, "description": _STORE},
@@ -34,12 +55,13 @@ _BATCH: Final = {
 }
 
 
+_PAYLOAD: Final = {"description": "An object; anything else is sent as an object's `_json`"}
 _FLAG: Final = {"type": "boolean", "default": False}
 _ID: Final = {"type": "string", "format": "uuid"}
 
 
 def _part(name: str, what: str) -> dict[str, Any]:
-    return {"name": name, "in": "path", "required": True, "description": what, "schema": {"type": "string"}}
+    return {"name": name, "in": "path", "required": True, "description": what, "schema": _NAME}
 
 
 def _option(name: str, what: str, schema: dict[str, Any]) -> dict[str, Any]:
@@ -80,13 +102,13 @@ DESCRIPTION: Final[dict[str, Any]] = {
                 "requestBody": {
                     "required": True,
                     "content": {
-                        "application/json": {"schema": {"type": "object"}},
+                        "application/json": {"schema": _PAYLOAD},
                         "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
                     },
                 },
                 "responses": {
                     **_SENT,
-                    "403": {"description": "No policy lets the token send to this private channel"},
+                    "403": _refused("No policy lets the token send to this private channel"),
                     **_ERRORS,
                 },
             }
