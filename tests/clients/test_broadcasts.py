@@ -74,3 +74,25 @@ async def test_who_may_not_send_is_told_at_once(server: Server) -> None:
         await other.tell("send", channel="room", name="last", payload={"n": 1})
         await all_hear(clients, "last", {"n": 1})
         assert not [event for client in clients for event in client.seen if event["event"] == "broadcast"]
+
+
+async def test_what_the_newest_client_has_kept_is_heard_by_all_and_replayed(server: Server) -> None:
+    databases.execute(server.database, POLICY)
+    send = "create policy send on realtime.messages for insert to anon with check (true)"
+    databases.execute(server.database, send)
+    async with created(server, [OFFICIAL[0], OFFICIAL[0], OFFICIAL[-1]]) as (newest, late, python):
+        await join([newest, python], private=True)
+        await newest.tell("send", channel="room", name="e", payload={"n": 1}, persist=True)
+        assert (await newest.event("sent", channel="room"))["result"] == "ok"
+        await all_hear([newest, python], "e", {"n": 1})
+        post = {"name": "e", "payload": {"n": 2}, "private": True, "persist": {"ttl": 60}}
+        await newest.tell("post", channel="room", **post)
+        assert (await newest.event("posted", channel="room"))["success"] is True
+        await all_hear([newest, python], "e", {"n": 2})
+        await newest.tell("send", channel="room", name="e", payload={"n": "\0"}, persist=True)
+        result = (await newest.event("sent", channel="room"))["result"]
+        assert result.startswith("UnableToStoreMessages: ")
+        replay = {"broadcast": {"replay": {"since": 1, "limit": 25}}}
+        await late.tell("subscribe", channel="room", config=replay, hears=["e"], private=True)
+        await all_hear([late], "e", {"n": 1})
+        await all_hear([late], "e", {"n": 2})

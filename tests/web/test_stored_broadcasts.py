@@ -208,7 +208,10 @@ async def test_requests_store_as_well(todos: str, serve: Serve, database: asyncp
         null = await client.post(f"{path}?private=true&store=true", json={"a": "\0"})
         assert null.status_code == 503
         assert "u0000" in null.json()["message"]
-        assert await database.fetchval("select count(*) from realtime.messages") == 3
+        for query in ("persist=true", "persist[ttl]=60"):
+            assert (await client.post(f"{path}?private=true&{query}", json={})).status_code == 202
+            assert (await reader.message())["event"] == "single"
+        assert await database.fetchval("select count(*) from realtime.messages") == 5
 
 
 async def test_public_channels_store_and_replay_where_the_operator_says_so(

@@ -87,14 +87,26 @@ def message_of_text(name: str, private: bool, payload: Any) -> Message:
     return Message(message_id(payload.get("id")), name, private, event, body)
 
 
+def persists(payload: Any) -> bool:
+    """Whether a broadcast asks by itself to be stored, as supabase-js has it."""
+    if not isinstance(payload, UserBroadcast):
+        return isinstance(payload, dict) and bool(payload.get("persist"))
+    return bool(_said(payload).get("persist"))
+
+
 def message_of_binary(name: str, private: bool, broadcast: UserBroadcast) -> Message:
     """The same of a binary frame, whose metadata may hold an id."""
+    id_ = message_id(_said(broadcast).get("id"))
+    return Message(id_, name, private, broadcast.event, broadcast.payload, broadcast.raw)
+
+
+def _said(broadcast: UserBroadcast) -> dict[str, Any]:
+    """What a client says beside; what is no object says nothing."""
     try:
         meta = _decode(broadcast.meta) if broadcast.meta else {}
     except (msgspec.DecodeError, ValueError, RecursionError):
-        meta = {}
-    id_ = message_id(meta.get("id") if isinstance(meta, dict) else None)
-    return Message(id_, name, private, broadcast.event, broadcast.payload, broadcast.raw)
+        return {}
+    return meta if isinstance(meta, dict) else {}
 
 
 def message_id(value: Any) -> str:

@@ -20,7 +20,8 @@ TOO_MANY_USERS = "Too many connected users"
 NO_SEAT = f"ConnectionRateLimitReached: {TOO_MANY_USERS}"
 _UNREADABLE = "You do not have permissions to read from this Channel topic"
 _UNREADABLE_NOW = "You no longer have permission to read from this Channel topic"
-_NOT_STORED = "Storing is not allowed for public channels"
+#: Of a channel that is public, where those may not store.
+NOT_STORED = "Storing is not allowed for public channels"
 _MANY = 10
 
 
@@ -134,7 +135,7 @@ def refusal(
     if replay is not None and (reason := replay.refusal(stored=stored)) is not None:
         return f"UnableToReplayMessages: {reason}"
     if payload.broadcast.store and not stored:
-        return f"UnableToStoreMessages: {_NOT_STORED}"
+        return f"UnableToStoreMessages: {NOT_STORED}"
     return None
 
 

@@ -26,10 +26,11 @@ from rowcast.protocol.broadcasts import (
     is_json,
     message_of_binary,
     message_of_text,
+    persists,
     text_broadcast,
 )
 from rowcast.protocol.messages import ClientMessage, reply
-from rowcast.session.admission import Limits
+from rowcast.session.admission import NOT_STORED, Limits
 from rowcast.session.channel import Channel
 from rowcast.session.wants import Authorize, Publish, Send, Store, Want
 
@@ -66,8 +67,10 @@ class Broadcasts:
             return [Authorize(channel.name, channel.claims, channel.presence, writes=True)]
         if channel.writable is not None and not channel.writable.broadcast:
             return self._deny(channel, message, f"{UNWRITABLE}: {channel.name}")
-        if not channel.store:
+        if not channel.store and not persists(message.payload):
             return [Publish(channel.key, broadcast), *self._answer(channel, message, "ok", {})]
+        if channel.readable is None and not self._limits.store_public:
+            return self._fail(channel, message, f"{UNSTORED}: {NOT_STORED}")
         try:
             return [Store(channel.key, message, self._message(channel, message.payload))]
         except MessageError as error:
@@ -116,7 +119,9 @@ class Broadcasts:
         return [] if self._limits.silent_denials else self._fail(channel, message, reason)
 
     def _fail(self, channel: Channel, message: ClientMessage, reason: str) -> list[Want]:
-        return self._answer(channel, message, "error", {"reason": reason})
+        # Who asks to have one broadcast stored, as supabase-js does, looks for an `error`.
+        error = {"error": reason} if persists(message.payload) else {}
+        return self._answer(channel, message, "error", {"reason": reason, **error})
 
     @staticmethod
     def _answer(

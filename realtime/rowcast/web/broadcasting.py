@@ -98,9 +98,12 @@ async def _single(sender: Sender) -> Response:
         errors["payload"] = [TOO_LARGE]
     if raw and not fits_binary(PREFIX + name, sent):
         errors["event"] = [f"with its topic, must have at most {MAX_PART} bytes each to go with bytes"]
-    private, store = (request.query_params.get(flag) == "true" for flag in ("private", "store"))
+    query = request.query_params
+    private = query.get("private") == "true"
+    # The last two are supabase-js's words. How long something is kept is not for its sender to say.
+    store = "true" in (query.get("store"), query.get("persist")) or "persist[ttl]" in query
     try:
-        id_ = message_id(request.query_params.get("id"))
+        id_ = message_id(query.get("id"))
     except MessageError:
         errors["id"] = [INVALID]
     if store and not private and not services.limits.store_public:

@@ -1,7 +1,7 @@
 // The official JavaScript client, driven by JSON lines: commands on stdin, what the client saw on stdout.
 // Commands: connect {package, url, key, vsn}, token {token}, subscribe {channel, bindings, private, config},
 // unsubscribe {channel}, track {channel, payload}, untrack {channel},
-// send {channel, name, payload or bytes}, post {channel, name, payload}, close. With `presence` {key} subscribe tells
+// send {channel, name, payload or bytes, persist}, post {channel, name, payload, private, persist}, close. With `presence` {key} subscribe tells
 // of presence, too, and of each broadcast of the events that `hears` lists.
 // A binding's filter may be a list of calls of the client's filter builder: [["eq", "id", 1]].
 import { createInterface } from "node:readline";
@@ -78,16 +78,17 @@ const commands = {
     say("unsubscribed", { channel: name, result });
   },
 
-  async send({ channel: name, name: event, payload, bytes }) {
+  async send({ channel: name, name: event, payload, bytes, persist }) {
     const sent = bytes === undefined ? payload : Uint8Array.from(Buffer.from(bytes, "hex")).buffer;
-    say("sent", { channel: name, result: await channels.get(name).send({ type: "broadcast", event, payload: sent }) });
+    const said = { type: "broadcast", event, payload: sent, ...(persist ? { persist } : {}) };
+    say("sent", { channel: name, result: await channels.get(name).send(said) });
   },
 
   // By REST, from a channel that is not joined.
-  async post({ channel: name, name: event, payload }) {
-    const channel = client.channel(name);
+  async post({ channel: name, name: event, payload, private: isPrivate = false, persist }) {
+    const channel = client.channel(name, { config: { private: isPrivate } });
     const older = async () => ({ success: (await channel.send({ type: "broadcast", event, payload })) === "ok" });
-    say("posted", { channel: name, ...(await (channel.httpSend ? channel.httpSend(event, payload) : older())) });
+    say("posted", { channel: name, ...(await (channel.httpSend ? channel.httpSend(event, payload, { persist }) : older())) });
   },
 
   async close() {
