@@ -200,7 +200,7 @@ class Channel:
         self._rows.append(rows)
         return rows
 
-    async def send(self, event: str, payload: object = _EMPTY, *, timeout: float = 10.0) -> None:
+    async def send(self, event: str, payload: object = _EMPTY, *, timeout: float | None = 10.0) -> None:
         """Broadcast ``payload``, JSON or bytes, to everybody else on the channel (and itself, with ``echo``).
 
         A channel whose join the server has taken sends over the socket, and any other by a request of its
@@ -213,7 +213,7 @@ class Channel:
         """
         await self._sending.broadcast(event, payload, timeout)
 
-    async def track(self, payload: dict[str, Any], *, timeout: float = 10.0) -> None:
+    async def track(self, payload: dict[str, Any], *, timeout: float | None = 10.0) -> None:
         """Show ``payload`` to everybody on the channel, in place of what was shown before.
 
         It is shown until ``untrack`` or ``unsubscribe``: after each reconnect it is sent again with the reply
@@ -222,7 +222,7 @@ class Channel:
         """
         await self._sending.show(payload, timeout)
 
-    async def untrack(self, *, timeout: float = 10.0) -> None:
+    async def untrack(self, *, timeout: float | None = 10.0) -> None:
         """Show nothing any more. Raises as ``track`` does; in any case nothing is shown again later."""
         await self._sending.show(None, timeout)
 

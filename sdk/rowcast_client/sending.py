@@ -29,7 +29,7 @@ class Sending:
         self._numbers = itertools.count(1)
         self._awaited: dict[int, asyncio.Future[None]] = {}
 
-    async def broadcast(self, event: str, payload: object, timeout: float) -> None:
+    async def broadcast(self, event: str, payload: object, timeout: float | None) -> None:
         """Send it. Raises what ``Channel.send`` says."""
         name, (data, raw) = event_name(event), encoded(payload)
         if raw and max(len(name.encode()), len(self._channel.topic.encode())) > LONGEST:
@@ -54,7 +54,7 @@ class Sending:
         except TimeoutError:
             raise TimedOut(f"the broadcast had no answer within {timeout:g} s; {state}") from None
 
-    async def show(self, payload: Any, timeout: float) -> None:
+    async def show(self, payload: Any, timeout: float | None) -> None:
         """Track this, or untrack where it is None. Raises what ``Channel.track`` says."""
         if payload is not None and not isinstance(payload, dict):
             raise UsageError(f"what is tracked is a dict, not {type(payload).__name__}")
@@ -102,4 +102,6 @@ class Sending:
                 await future
         finally:
             del self._awaited[number]
+            if future.done() and not future.cancelled():
+                future.exception()  # seen, also where this was cancelled just as it came
             self._client._core.abandon(self._channel.topic, number)
