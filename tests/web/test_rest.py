@@ -71,7 +71,9 @@ async def test_the_body_of_one_broadcast_is_its_payload(
         await new.hears_bytes(payload, topic="realtime:web", event="solo")
 
 
-@pytest.mark.parametrize("name", ["a:b", "a/b", "ä €", "50%25", "/api/broadcast/x", "?a=b", "."])
+@pytest.mark.parametrize(
+    "name", ["a:b", "a/b", "ä €", "50%25", "/api/broadcast/x", "?a=b", ".", "a\nb\r\0", "x\n"]
+)
 async def test_a_topic_and_an_event_may_hold_anything(site: Running, name: str) -> None:
     """Case 54."""
     part = "".join(f"%{byte:02x}" for byte in name.encode())

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from starlette.applications import Starlette
+from starlette.convertors import Convertor, register_url_convertor
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
@@ -18,6 +19,21 @@ PREFIXES = ("/realtime/v1", "/socket")
 #: Through a gateway of Supabase's, and without one.
 API_PREFIXES = ("/realtime/v1", "")
 _ENDS = ("", "/")
+
+
+class _Rest(Convertor[str]):
+    """What is left of a path. Starlette's own ends with the line, and a topic may have several."""
+
+    regex = "(?s:.*)"
+
+    def convert(self, value: str) -> str:
+        return value
+
+    def to_string(self, value: str) -> str:
+        return value
+
+
+register_url_convertor("rest", _Rest())
 
 
 async def _not_a_websocket(_: Request) -> Response:
@@ -60,7 +76,7 @@ def create_app(services: Services, folder: Path | None = None) -> Starlette:
     pages |= dict.fromkeys(sockets, _not_a_websocket)
     upgraded = [WebSocketRoute(path + end, endpoint) for path in sockets for end in _ENDS]
     plain = [Route(path + end, page) for path, page in pages.items() for end in _ENDS]
-    paths = [f"{prefix}/api/broadcast{rest}" for prefix in API_PREFIXES for rest in ("", "/{rest:path}")]
+    paths = [f"{prefix}/api/broadcast{rest}" for prefix in API_PREFIXES for rest in ("", "/{rest:rest}")]
     sending = [Route(path, broadcast, methods=["POST", "OPTIONS"]) for path in paths]
     files: list[BaseRoute] = [] if folder is None else [Mount("/pages", Pages(folder))]
     app = Starlette(routes=[*upgraded, *plain, *sending, *files])
