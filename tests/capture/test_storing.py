@@ -13,6 +13,7 @@ from rowcast.capture.storing import AWAY, FULL, REFUSED_BY, UNCAPTURED, UNFIT, U
 from rowcast.db.pool import create_pool
 from rowcast.dev.postgres import free_port
 from rowcast.model.message import Message
+from support.pgbouncer import pgbouncer
 from support.waiting import until
 
 pytestmark = pytest.mark.anyio
@@ -101,3 +102,14 @@ async def test_what_is_on_its_way_when_the_connection_ends_is_not_known(migrated
         await until(is_ended)
         assert await storing_ == UNKNOWN
     await connection.close()
+
+
+async def test_behind_a_pooler_of_transactions_all_is_stored(migrated: str) -> None:
+    with pgbouncer(migrated) as pooler:
+        async with writing(pooler.address) as kept, writing(pooler.address) as other:
+            rounds = 20
+            given = await asyncio.gather(
+                *(one.store([message("e")]) for one in (kept, other) for _ in range(rounds))
+            )
+        assert given == [None] * 2 * rounds
+    assert len(await stored(migrated)) == 2 * rounds

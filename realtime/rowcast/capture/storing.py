@@ -120,7 +120,9 @@ class Storing:
         try:
             async with self._pool.acquire(timeout=_ACQUIRE_SECONDS) as connection:
                 try:
-                    await _insert(connection, [message for message, _ in batch])
+                    # A pooler of transactions may lend another session for each statement outside of one.
+                    async with connection.transaction():
+                        await _insert(connection, [message for message, _ in batch])
                 except LOST:
                     reason = UNKNOWN
                 except asyncpg.DataError:
