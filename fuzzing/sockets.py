@@ -78,6 +78,7 @@ class _Client:
             feed=self._feed,
             channels=Door(),
             stored=Shelf(),
+            storing=Shelf(),
             verify=claims_of,
             limits=Limits(channels=3, entries_size=4000, topic_size=100, message_size=MAX_FRAME, refusals=5),
             lane_limit=LANE_LIMIT,

@@ -185,10 +185,18 @@ class Door:
 
 
 class Shelf:
-    """What a database sent before: a message of JSON and one of bytes, or neither now."""
+    """What a database sent before: a message of JSON and one of bytes, or neither now. Every other message is
+    stored."""
 
-    async def newest(self, topic: str, replay: Replay) -> Sequence[Message]:
+    async def newest(self, topic: str, replay: Replay, *, private: bool) -> Sequence[Message]:
         await asyncio.sleep(0)
         if len(topic) % 3 == 0:
             raise ChannelUnavailable("UnableToReplayMessages", "no database")
         return [Message("1", topic, True, "e", b"[1]"), Message("2", topic, True, "e", b"\xff", True)]
+
+    def put(self, message: Message, done: Callable[[str | None], None]) -> None:
+        asyncio.get_running_loop().call_soon(done, None if len(message.payload) % 2 else "no database")
+
+    async def store(self, messages: Sequence[Message]) -> str | None:
+        await asyncio.sleep(0)
+        return "no database" if len(messages) % 2 else None

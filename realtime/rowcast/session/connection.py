@@ -27,7 +27,7 @@ from rowcast.session.asked import Asked
 from rowcast.session.broadcasts import TOO_MANY_EVENTS, Broadcasts
 from rowcast.session.channel import CHANGES, PREFIX, Channel, join_ref
 from rowcast.session.presences import TOO_MANY_CALLS, Presences
-from rowcast.session.replays import NOT_READY, READY, replay, replay_of
+from rowcast.session.replays import NOT_READY, READY, question, replay, replays
 from rowcast.session.wants import Authorize, Close, Detach, Send, Want
 
 SUBSCRIBED = "Subscribed to PostgreSQL"
@@ -264,11 +264,9 @@ class Connection:
         else:
             self._next_key += 1
             asked = Asked(self._next_key, message, token, claims, payload, last)
-            earlier = replay_of(payload)
-            if payload.private or (earlier is not None and self._limits.store_public):
+            if payload.private or replays(payload, self._limits):
                 self._asked = asked
-                name, presence = message.topic.removeprefix(PREFIX), payload.presence.enabled
-                return [*wants, Authorize(name, claims, presence, False, earlier, asked.key, payload.private)]
+                return [*wants, question(asked, payload)]
             answered, delay = self._answer(asked, payload, None, now)
             wants += answered
         wants += [Send(one, delay) for one in last]
@@ -294,7 +292,7 @@ class Connection:
         if (reason := refusal(topic, payload, answer, full=full, store_public=store_public)) is None:
             assert not isinstance(answer, ChannelUnavailable)
             return self._open(asked, payload, answer, now, earlier), 0.0
-        kept = [Detach(asked.key)] if replay_of(payload) is not None else []
+        kept = [Detach(asked.key)] if replays(payload, self._limits) else []
         return [*kept, *self._refuse(asked.message, reason)], self._limits.refusal_delay
 
     def _open(

@@ -1,4 +1,4 @@
-"""What a channel is sent of messages that the database sent before it joined, and when it hears the next."""
+"""What a channel is sent of messages that came before it joined, and when it hears the next."""
 
 from collections.abc import Sequence
 
@@ -7,8 +7,10 @@ import msgspec
 from rowcast.model.message import Message
 from rowcast.protocol.broadcasts import message_broadcast
 from rowcast.protocol.join import JoinPayload, Replay
-from rowcast.session.channel import Channel
-from rowcast.session.wants import Send, Tell, Want
+from rowcast.session.admission import Limits
+from rowcast.session.asked import Asked
+from rowcast.session.channel import PREFIX, Channel
+from rowcast.session.wants import Authorize, Send, Tell, Want
 
 #: What the original says once the database's messages reach a channel for certain, and where they do not.
 READY = "Replication connection established"
@@ -19,6 +21,17 @@ def replay_of(payload: JoinPayload) -> Replay | None:
     """What is to be read for a join; None where it wants nothing, or nothing valid."""
     wanted = payload.broadcast.replay
     return None if wanted is None or wanted.since is None else wanted
+
+
+def replays(payload: JoinPayload, limits: Limits) -> bool:
+    """Whether messages are looked up for a join before it is answered, if it may read them."""
+    return replay_of(payload) is not None and (payload.private or limits.store_public)
+
+
+def question(asked: Asked, payload: JoinPayload) -> Authorize:
+    """What is to be found out before a join is answered."""
+    name, presence = asked.message.topic.removeprefix(PREFIX), payload.presence.enabled
+    return Authorize(name, asked.claims, presence, False, replay_of(payload), asked.key, payload.private)
 
 
 def replay(channel: Channel, messages: Sequence[Message]) -> None:
