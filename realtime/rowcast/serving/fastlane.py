@@ -25,10 +25,13 @@ _CLOSE_SECONDS = 5.0
 class FastLane(WebSocketsSansIOProtocol):
     """A connection whose lane writes to the transport."""
 
+    # What each frame looks at, the library's own too: a dictionary of so many attributes is seldom in cache.
+    __slots__ = ("close_sent", "transport", "waiting")
+
     lane: Lane | None = None
     #: Whether a channel is joined on it.
     joined: Callable[[], bool]
-    #: Bytes that were written and have not left yet: asked for with each frame, so the transport's own.
+    #: Bytes that were written and have not left yet.
     waiting: Callable[[], int]
     _fragments: bytearray
     _early: bytearray
