@@ -27,7 +27,7 @@ LISTENERS = 1_000
 WARMUP, MESSAGES = 30, 200
 ROUNDS = 3
 #: The least that another's cost may be of Rowcast's.
-BARS = {"C": 1 / 1.6, "ws": 1.0, "Socket.IO": 1 / 0.55}
+BARS = {"C": 1 / 1.6, "Socket.IO": 1 / 0.55}
 _MARK = "what those look for that count"
 _PAYLOAD = {"name": "somebody", "text": _MARK, "at": "2026-01-01T00:00:00Z", "n": 12345}
 _PEERS = Path(__file__).parent / "peers"
