@@ -3,6 +3,7 @@ and from every position on, nothing is missed and nothing comes twice."""
 
 import asyncio
 import base64
+import contextlib
 import json
 import random
 from collections.abc import AsyncIterator, Sequence
@@ -11,14 +12,18 @@ from typing import Any
 import asyncpg
 import pytest
 
+from rowcast.capture import questions
+from rowcast.capture.snapshots import Snapshots, Taken
 from rowcast.capture.stream import Stream
 from rowcast.hub.feed import Hearing, Subscriber
 from rowcast.hub.lanes import Lane
 from rowcast.model.binding import parse_binding
+from rowcast.model.claims import Claims
 from rowcast.protocol.frames import payload_of
 from rowcast.protocol.messages import Version
 from support.resuming import TABLES, arrived
 from support.streams import SERVICE, Kept, streaming
+from support.waiting import until
 
 pytestmark = pytest.mark.anyio
 
@@ -32,6 +37,8 @@ KINDS: dict[str, tuple[list[dict[str, Any]], bool]] = {
     "transactions": ([NOTES], True),
     "judged transactions": ([NOTES | {"filter": "body=like.x%"}], True),
 }
+SNAPSHOT = {"a snapshot": ([NOTES | {"snapshot": True}], False)}
+NOBODY = Claims(role="nobody", expires_at=2e9, raw={"role": "nobody"})
 
 
 class Heard(Kept):
@@ -60,7 +67,7 @@ class Heard(Kept):
                 assert payload["last"]
                 for change in payload["changes"]:
                     self._hear(_change(change["data"]), payload["position"])
-            else:
+            elif event == "postgres_changes":
                 self._hear(_change(payload["data"]), payload["data"]["position"])
             self.states[len(self.items)] = (self.place, self.again)
         self._more.set()
@@ -83,8 +90,8 @@ def _change(data: dict[str, Any]) -> tuple[str, int]:
 
 
 async def heard(stream: Stream, kind: str, client: Heard, topic: str = "room") -> Heard:
-    """Subscribe a client as one of KINDS, from its place on if it has one."""
-    entries, group = KINDS[kind]
+    """Subscribe a client as one of KINDS, or with a snapshot, from its place on if it has one."""
+    entries, group = (KINDS | SNAPSHOT)[kind]
     client.subscriber = Subscriber(
         f"realtime:{topic}",
         Version.V2,
@@ -184,6 +191,84 @@ async def test_clients_that_are_cut_again_and_again_hear_all_once_and_in_order(
             assert client.items == expected
             assert not client.gaps
             assert client.losses == 0
+
+
+@pytest.mark.parametrize("kind", ["judged changes", "judged transactions"])
+async def test_who_stops_hearing_changes_and_begins_again_hears_its_messages_in_order(
+    migrated: str, notes: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    go, answered = asyncio.Event(), questions.Questions._answered
+
+    async def later(self: questions.Questions, *more: Any) -> Any:
+        await go.wait()
+        return await answered(self, *more)
+
+    monkeypatch.setattr(questions.Questions, "_answered", later)
+    async with streaming(migrated) as stream:
+        bindings = [parse_binding(entry) for entry in KINDS[kind][0]]
+        client, other = await heard(stream, kind, Heard()), Heard()
+        async with notes.transaction():
+            await notes.execute("insert into notes values (0, 'a', 'x')")
+            await said(notes, 1)
+        await stream._present.read_once()
+        # Its role may read nothing any more: what was written before is heard first.
+        subscribing = asyncio.create_task(stream.subscribe(client.subscriber, bindings, NOBODY))
+
+        async def is_wanted() -> bool:
+            return bool(stream._live.moves._wanted) or subscribing.done()
+
+        await until(is_wanted)
+        await said(notes, 10)
+        go.set()
+        stopped = await subscribing
+        await client.until(lambda: ("message", 10) in client.items)
+        begin = whole(kind, [("change", 0), ("message", 1), ("message", 10)])
+        assert client.items == begin
+        late = await heard(stream, "messages alone", Heard(stopped.position))
+        await late.until(lambda: late.items == [("message", 10)])
+        # While the changes of others wait, it is let hear them again: those before are not for it.
+        await heard(stream, kind, other)
+        go.clear()
+        async with notes.transaction():
+            await notes.execute("insert into notes values (20, 'a', 'x')")
+            await said(notes, 21)
+        await client.until(lambda: ("message", 21) in client.items)
+        began = await stream.subscribe(client.subscriber, bindings, SERVICE)
+        await said(notes, 30)
+        go.set()
+        await client.until(lambda: ("message", 30) in client.items)
+        assert client.items == [*begin, ("message", 21), ("message", 30)]
+        late = await heard(stream, kind, Heard(began.position))
+        await late.until(lambda: late.items == [("message", 30)])
+
+
+async def test_messages_while_a_snapshot_is_taken_do_not_come_twice(
+    migrated: str, notes: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken, go, take = asyncio.Event(), asyncio.Event(), Snapshots.take
+
+    @contextlib.asynccontextmanager
+    async def later(*more: Any) -> AsyncIterator[Taken]:
+        async with take(*more) as snapshot:
+            taken.set()
+            await go.wait()
+            yield snapshot
+
+    monkeypatch.setattr(Snapshots, "take", later)
+    async with streaming(migrated) as stream:
+        first, client = await heard(stream, "messages alone", Heard()), Heard()
+        subscribing = asyncio.create_task(heard(stream, "a snapshot", client))
+        await taken.wait()
+        await said(notes, 1)
+        await first.until(lambda: bool(first.items))
+        # Those of its topic come as to everybody no more.
+        hearing = client.subscriber.hearing
+        assert hearing is not None
+        assert hearing.began
+        go.set()
+        await subscribing
+        await client.until(lambda: bool(client.items))
+        assert client.items == [("message", 1)]
 
 
 async def test_bytes_come_in_base64_and_other_topics_stay_apart(

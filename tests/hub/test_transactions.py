@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rowcast.capture.audiences import Audiences
 from rowcast.hub.subscriptions import Subscriptions
 from rowcast.model.binding import Binding, parse_binding
 from rowcast.model.change import Change, Op, Relation
@@ -46,6 +47,15 @@ def publish(subscriptions: Subscriptions, *changes: Change, end: bool = True) ->
 
 def seqs(payload: Any) -> list[int]:
     return [one["data"]["seq"] for one in payload["changes"]]
+
+
+async def test_who_hears_no_changes_any_more_is_sent_what_it_has_of_a_transaction() -> None:
+    audiences, one = Audiences(Subscriptions(limit=LIMIT)), Listening(group=True)
+    audiences.attach(one.subscriber, [entry()], ANON, ready([entry()]))
+    publish(audiences.plain, insert("a", 3), end=False)
+    audiences.attach(one.subscriber, [], ANON, {})
+    assert one.subscriber.transaction is None
+    assert [seqs(message[4]) for message in one.heard()] == [[3]]
 
 
 @pytest.mark.parametrize("version", list(Version))

@@ -143,6 +143,18 @@ def test_what_is_replayed_needs_the_right_to_read_broadcasts(
     assert sent(conversation.authorized(allowed, NOW)) == [refusal(reason)]
 
 
+def test_who_resumes_its_messages_has_them_by_the_stream_and_is_replayed_none() -> None:
+    conversation = connection()
+    (question,) = join(
+        conversation,
+        broadcast={"replay": {"since": 5}},
+        rowcast={"messages": True},
+        resume={"position": "p"},
+    )
+    assert isinstance(question, Authorize)
+    assert question.replay is None
+
+
 def test_what_is_replayed_follows_the_reply_to_a_join_that_waits() -> None:
     conversation = connection()
     wait: dict[str, Any] = {"postgres_changes": CHANGES, "postgres_changes_options": {"wait": True}}

@@ -69,6 +69,9 @@ class Audiences:
         self.detach(subscriber)
         if bindings:
             (self.asking if asks else self.plain).attach(subscriber, bindings, subject, ready)
+        else:
+            # What it has of a transaction is all that it hears of it.
+            self.plain.transactions.finish(subscriber)
         subscriber.subject = subject
         self.hearers.attach(subscriber)
 
@@ -80,8 +83,11 @@ class Audiences:
         *,
         judged: bool = False,
     ) -> bool:
-        """Whether attaching makes a subscriber ask who did not. Only while no change waits for an answer: it
-        was sent those already."""
+        """Whether a subscriber is attached only while no change waits for an answer: one that begins to ask
+        was sent those already, and one that hears messages alone from now on is yet to be sent those between
+        them."""
+        if subscriber in self.asking:
+            return not bindings and subscriber.hearing is not None
         return subscriber in self.plain and (judged or self._asks(bindings, ready))
 
     def unjudged(self, relation: Relation, may_read: MayRead) -> list[Subscriber]:

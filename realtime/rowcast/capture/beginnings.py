@@ -59,6 +59,9 @@ class Beginnings:
         Returns why there is none for some of them, which the member is without then. Unless it has no other
         left, it stands at the snapshot's place from then on; its rows are sent after ``go``.
         """
+        if (hearing := member.subscriber.hearing) is not None:
+            # What comes meanwhile is before the snapshot, or comes again after it.
+            hearing.began = True
         while True:
             beginning = _Beginning(member, asyncio.get_running_loop().create_future(), asyncio.Event())
             work = beginning.work = asyncio.create_task(self._run(beginning))

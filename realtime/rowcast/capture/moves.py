@@ -88,11 +88,11 @@ class Moves:
             if one.done.done():
                 continue
             if not one.subscriber.gone:
-                known = self._audiences.hears(one.subscriber) is not None
+                asked = one.subscriber in self._audiences.asking
                 self._audiences.attach(
                     one.subscriber, one.bindings, one.subject, one.ready, judged=one.judged
                 )
-                if not known:
+                if not asked:
                     self._questions.begin(one.subscriber)
             here, open_ = self._here(one.subscriber), one.subscriber.transaction
             # Of a transaction that is open it was sent nothing yet.

@@ -66,10 +66,10 @@ class Subscriptions:
     _indexes: dict[Place, dict[int, FilterIndex]] = field(default_factory=dict)
     # Who wants to know which rows they lost.
     _leaves: dict[Place, dict[Subscriber, None]] = field(default_factory=dict)
-    _transactions: Transactions = field(init=False)
+    transactions: Transactions = field(init=False)
 
     def __post_init__(self) -> None:
-        self._transactions = Transactions(self.limit, self.counts)
+        self.transactions = Transactions(self.limit, self.counts)
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -88,7 +88,7 @@ class Subscriptions:
         self.detach(subscriber)
         self.version += 1
         subscriber.subject = subject
-        self._transactions.take(subscriber)
+        self.transactions.take(subscriber)
         filtered = any(binding.filter is not None for binding in bindings)
         grouped = not filtered and not cross(bindings)
         self._entries[subscriber] = entry = _Entry(tuple(bindings), grouped)
@@ -109,7 +109,7 @@ class Subscriptions:
 
     def detach(self, subscriber: Subscriber) -> None:
         """Forget a subscriber, if it is known. What it has of a transaction that is open, it keeps."""
-        self._transactions.let_go(subscriber)
+        self.transactions.let_go(subscriber)
         entry = self._entries.pop(subscriber, None)
         if entry is None:
             return
@@ -325,8 +325,8 @@ class Subscriptions:
 
     def end_transaction(self) -> None:
         """All changes of a transaction were published. Those of the next are of another."""
-        if self._transactions:
-            self._transactions.end()
+        if self.transactions:
+            self.transactions.end()
 
     def candidates(
         self,
@@ -354,7 +354,7 @@ class Subscriptions:
         sees: Sees = NO_SEES,
         without: Collection[Subscriber] = (),
     ) -> Sending:
-        return Sending(change, may_read, self.limit, self.counts, self._transactions, sees, without)
+        return Sending(change, may_read, self.limit, self.counts, self.transactions, sees, without)
 
     def _audiences_of(self, change: Change, answers: AnswersByRole, sending: Sending) -> Iterator[Message]:
         """Who asked for a change, by what they are sent. A subscriber may be in several."""

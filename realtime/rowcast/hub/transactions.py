@@ -43,7 +43,7 @@ class Transactions:
             self._open[subscriber] = None
         elif open_.commit_timestamp != change.commit_timestamp:
             # It was off the stream when that transaction ended.
-            self._finish(subscriber)
+            self.finish(subscriber)
             self.add(subscriber, change, part)
             return
         need = len(part) + max(len(open_.before), len(change.position))
@@ -67,12 +67,13 @@ class Transactions:
     def end(self) -> None:
         """The transaction is complete: send what is there."""
         for subscriber in self._open:
-            self._finish(subscriber)
+            self.finish(subscriber)
         self._open.clear()
         self._frames.clear()
         self._change = None
 
-    def _finish(self, subscriber: Subscriber) -> None:
+    def finish(self, subscriber: Subscriber) -> None:
+        """Send a channel what it has of a transaction, as the last of it."""
         # None where its changes were missed meanwhile.
         if (open_ := subscriber.transaction) is not None:
             self._send(subscriber, open_, [part for _, part in open_.parts], last=True)

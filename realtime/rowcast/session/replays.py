@@ -18,8 +18,13 @@ NOT_READY = "Replication connection was not established in time"
 
 
 def replay_of(payload: JoinPayload) -> Replay | None:
-    """What is to be read for a join; None where it wants nothing, or nothing valid."""
+    """What is to be read for a join; None where it wants nothing, or nothing valid.
+
+    Nor for one that resumes its messages: it is sent them all by the stream.
+    """
     wanted = payload.broadcast.replay
+    if payload.messages and payload.resume is not None:
+        return None
     return None if wanted is None or wanted.since is None else wanted
 
 
