@@ -18,6 +18,7 @@ from rowcast.auth.channels import Channels
 from rowcast.auth.jwks import Jwks
 from rowcast.auth.tokens import Verifier
 from rowcast.auth.visibility import SEARCH_PATH, Visibility
+from rowcast.capture.parts import end
 from rowcast.capture.retention import Retention
 from rowcast.capture.snapshots import Snapshots
 from rowcast.capture.stored import Stored
@@ -160,6 +161,7 @@ async def running(settings: Settings, *, wait: bool = True) -> AsyncIterator[Run
             for work in works:
                 work.cancel()
             pool.terminate()
+            await end(works)
 
 
 def _say(text: str) -> None:

@@ -1,10 +1,15 @@
 """What images do not say, and policies that fail or take too long: whatever cannot be judged is hidden."""
 
+from typing import Any
+from urllib.parse import urlsplit
+
 import asyncpg
 import pytest
 
+from rowcast.auth.judges import Judges
 from rowcast.auth.visibility import Visibility
 from rowcast.db.connection import LOST
+from support.links import Relay
 from support.visible import ROLES, agrees, images, lines, subject, version
 
 pytestmark = pytest.mark.anyio
@@ -253,4 +258,34 @@ async def test_a_policy_that_will_not_be_cancelled_is_given_up(
         " and pid <> pg_backend_pid() and state = 'active'"
     ):
         pass
+    await connection.close()
+
+
+async def test_a_network_that_is_silent_for_a_while_hides_nothing(
+    notes: asyncpg.Connection, migrated: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rowcast.auth.judges.PATIENCE", 0.05)
+    relation, rows = await version(notes, "notes"), await images(notes, "notes")
+    visibility, port = Visibility(ROLES, seconds=0.05), urlsplit(migrated).port
+    assert port is not None
+    relay = Relay(("127.0.0.1", port))
+    await relay.start()
+    name = Judges._name
+
+    async def silent(self: Judges, *more: Any) -> str:
+        found = await name(self, *more)
+        for link in relay.links:
+            link.swallow()
+        return found
+
+    address = migrated.replace(f":{port}/", f":{relay.port}/")
+    for _ in range(3):
+        connection = await asyncpg.connect(address, statement_cache_size=0)
+        with monkeypatch.context() as patched:
+            patched.setattr(Judges, "_name", silent)
+            with pytest.raises(LOST):
+                await visibility.judge(connection, relation, rows, [subject(sub="ada")])
+    await relay.stop()
+    connection = await asyncpg.connect(migrated, statement_cache_size=0)
+    assert await lines(visibility, connection, relation, rows, subject(sub="ada")) == ["1001"]
     await connection.close()

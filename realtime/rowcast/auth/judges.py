@@ -31,6 +31,10 @@ _ASK: Final = "select pg_temp.{0}(pg_catalog.set_config('role', $1, true), $2, $
 _MAKE: Final = "select rowcast.make_image_judge($1, $2, $3, $4, $5::jsonb, $6, $7)"
 _MAKE_LIVE: Final = "select rowcast.make_live_judge($1, $2, $3, $4, $5::jsonb)"
 _DROP: Final = "drop function if exists pg_temp.{0}(text, text[], text[], oid, text)"
+_AT_WORK: Final = """
+select pid from pg_stat_activity
+where pid = any ($1) and state = 'active' and wait_event_type is distinct from 'Client'
+"""
 _numbers: Final = itertools.count(1)
 
 
@@ -49,15 +53,24 @@ class Judges:
         self._seconds, self._search_path = seconds, search_path
         self._connection: Session | None = None
         self._made: dict[tuple[int, str, bool], tuple[str, Rule]] = {}
-        #: Backends that went on with what they were to give up.
-        self._orphans: list[int] = []
+        #: Backends that gave no answer in time, and by which rule they judged.
+        self._orphans: dict[int, Rule] = {}
 
-    async def use(self, connection: Session) -> None:
-        """Ask on this connection from now on."""
+    async def use(self, connection: Session) -> list[tuple[Rule, bool]]:
+        """Ask on this connection from now on.
+
+        Returns the rules whose questions got no answer in time on others, and whether Postgres was still at
+        work on them: else it is the network that was slow, or silent.
+        """
         if connection is not self._connection:
             self._connection = connection
             self._made.clear()
-        await end_sessions(connection, self._orphans)
+        if not self._orphans:
+            return []
+        pids = list(self._orphans)
+        at_work = {pid for (pid,) in await connection.fetch(_AT_WORK, pids)}
+        await end_sessions(connection, list(pids))
+        return [(self._orphans.pop(pid), pid in at_work) for pid in pids]
 
     async def ask(
         self, rule: Rule, images: Sequence[str], claims: Sequence[str], *, origin: int, live: bool
@@ -89,7 +102,7 @@ class Judges:
                 )
                 return list(found)
         except TimeoutError:
-            self._orphans.append(pid)
+            self._orphans[pid] = rule
             raise
         except (asyncpg.InsufficientPrivilegeError, asyncpg.InvalidParameterValueError) as error:
             raise Barred(rule.role) from error

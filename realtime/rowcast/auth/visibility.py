@@ -26,8 +26,10 @@ SEARCH_PATH: Final = '"$user", public, extensions'
 #: Pairs of an image and claims in one question.
 _MAX_PAIRS: Final = 20_000
 _MAX_SLOW: Final = 10_000
-#: So many questions in a row that Postgres did not give up in time, and the table is hidden from the role.
-_STRIKES: Final = 2
+#: When the table is hidden from the role: after two questions in a row that Postgres did not give up in time,
+#: or eight that came to nothing though it was not at work on them, as on a network that is slow.
+_STRIKES: Final = 8
+_STUBBORN, _UNANSWERED = 4, 1
 
 #: What was not answered is not seen.
 _MARKS: Final = str.maketrans("eu", "00")
@@ -174,7 +176,8 @@ class Visibility:
         is asked nothing more once ``limit`` has passed, or twice that where policies have to be read first.
         Raises one of LOST when the connection is lost or had to be given up: call again with another.
         """
-        await self._judges.use(connection)
+        for rule, at_work in await self._judges.use(connection):
+            self._strike(rule, at_work=at_work)
         work = _Work(
             relation,
             images,
@@ -198,6 +201,12 @@ class Visibility:
             else:
                 work.doubts.slow += piece.pairs
         return Verdicts({subject: line.decode() for subject, line in work.marks.items()}, work.doubts)
+
+    def _strike(self, rule: Rule, *, at_work: bool) -> None:
+        key = rule.oid, rule.role
+        self._strikes[key] = self._strikes.get(key, 0) + (_STUBBORN if at_work else _UNANSWERED)
+        event = "policy_not_cancelled" if at_work else "policy_unanswered"
+        log.error(event, schema=rule.schema, table=rule.table, role=rule.role)
 
     def _plan(self, work: _Work, rule: Rule, subjects: Sequence[Subject]) -> None:
         match rule.sees:
@@ -236,10 +245,6 @@ class Visibility:
                 origin=work.origin,
                 live=piece.live,
             )
-        except TimeoutError:
-            self._strikes[key] = self._strikes.get(key, 0) + 1
-            log.error("policy_not_cancelled", schema=rule.schema, table=rule.table, role=rule.role)
-            raise
         except LOST:
             raise
         except Barred:

@@ -4,7 +4,7 @@ import asyncio
 import random
 import time
 import traceback
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable
 from typing import Any, Final
 
 import asyncpg
@@ -16,6 +16,7 @@ from rowcast.errors import DatabaseError
 
 _BACKOFF: Final = (0.1, 3.0)
 _SAY_EVERY: Final = 60.0
+_CANCEL_AGAIN: Final = 0.5
 
 #: What statements of ours raise where the schema, or a part of it, is not there.
 _MISSING: Final = (
@@ -89,6 +90,7 @@ class Parts:
                 self._unusable[part] = str(error)
                 self._say(str(error))
             except Exception as error:
+                check_cancelled()
                 # What is no fault of the database is ours: it must not take the other parts with it.
                 lost = isinstance(error, (*REFUSED, asyncpg.PostgresError))
                 if isinstance(error, _MISSING) and "rowcast" in str(error):
@@ -111,6 +113,36 @@ class Parts:
             delay = min(delay * 2, _BACKOFF[1])
 
 
+def check_cancelled() -> None:
+    """End a task that is told to, though an exception took the place of that: a transaction that is rolled
+    back over a dead connection raises one."""
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
+
+
+async def end(tasks: Collection[asyncio.Future[None]]) -> None:
+    """Cancel tasks until they have ended. One that is told while a connection opens may miss it: what waits
+    for both with a time limit, as asyncpg does, has a result then, and keeps that."""
+    while pending := [task for task in tasks if not task.done()]:
+        for task in pending:
+            task.cancel()
+        await asyncio.wait(pending, timeout=_CANCEL_AGAIN)
+    # What they ended with was told, or is of no interest any more.
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def together(*works: Coroutine[Any, Any, None]) -> None:
+    """Do all of them until one ends, or this is cancelled; the others end then, too."""
+    doing = [asyncio.ensure_future(work) for work in works]
+    try:
+        done, _ = await asyncio.wait(doing, return_when=asyncio.FIRST_COMPLETED)
+        for one in done:
+            one.result()
+    finally:
+        await end(doing)
+
+
 async def beside(work: Coroutine[Any, Any, None], aside: Coroutine[Any, Any, None]) -> None:
     """Do ``work`` while ``aside`` goes on: where that fails, so does this."""
     working, going = asyncio.ensure_future(work), asyncio.ensure_future(aside)
@@ -118,6 +150,4 @@ async def beside(work: Coroutine[Any, Any, None], aside: Coroutine[Any, Any, Non
         await asyncio.wait({working, going}, return_when=asyncio.FIRST_COMPLETED)
         (working if working.done() else going).result()
     finally:
-        working.cancel()
-        going.cancel()
-        await asyncio.gather(working, going, return_exceptions=True)
+        await end((working, going))

@@ -181,7 +181,7 @@ class Replays:
             try:
                 await delivery.reader.open(connection, pooled=pooled)
                 answering = delivery.questions.run(connect("replay filters"), lambda: None)
-                await beside(self._bring_on(connection, delivery, size, newest=newest), answering)
+                await beside(self._brought_on(connection, delivery, size, newest=newest), answering)
             finally:
                 connection.terminate()
 
@@ -189,6 +189,15 @@ class Replays:
         while not self._groups:
             self._more.clear()
             await self._more.wait()
+
+    async def _brought_on(
+        self, connection: asyncpg.Connection, delivery: Delivery, size: int, *, newest: bool
+    ) -> None:
+        try:
+            await self._bring_on(connection, delivery, size, newest=newest)
+        finally:
+            # At once: else asyncpg goes about having a statement cancelled that nobody waits for.
+            connection.terminate()
 
     async def _bring_on(
         self, connection: asyncpg.Connection, delivery: Delivery, size: int, *, newest: bool

@@ -22,7 +22,7 @@ from rowcast.capture.joining import Joining
 from rowcast.capture.judging import Visibility
 from rowcast.capture.listener import Listener
 from rowcast.capture.messages import Sentry
-from rowcast.capture.parts import Parts
+from rowcast.capture.parts import Parts, together
 from rowcast.capture.present import Present
 from rowcast.capture.reader import Reader
 from rowcast.capture.relations import Relations
@@ -206,13 +206,13 @@ class Stream:
         self._started.set()
         forever = self._parts.forever
         try:
-            async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(forever("keeper", self._keep))
-                tasks.create_task(forever("reader", self._read))
-                tasks.create_task(forever("listener", listen))
-                tasks.create_task(forever("filters", self._judge))
-                for name in _REPLAYS:
-                    tasks.create_task(forever(name, partial(self._replay, name)))
+            await together(
+                forever("keeper", self._keep),
+                forever("reader", self._read),
+                forever("listener", listen),
+                forever("filters", self._judge),
+                *(forever(name, partial(self._replay, name)) for name in _REPLAYS),
+            )
         finally:
             self._joining.end()
             self._replays.end()
