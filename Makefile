@@ -64,7 +64,7 @@ pins: ## write requirements/*.txt anew, with the newest releases
 	scripts/pins
 
 clean: ## delete what was installed and built here
-	rm -rf .venv .venv-clients tests/clients/js/node_modules build dist .*_cache .hypothesis
+	rm -rf .venv .venv-clients tests/clients/js/node_modules benchmarks/peers/node_modules build dist .*_cache .hypothesis
 
 # --no-build-isolation: the build backend is pinned too, and comes with the requirements.
 $(BIN)/.run: requirements/run.txt $(PROJECTS)
