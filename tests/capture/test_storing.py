@@ -9,11 +9,12 @@ import asyncpg
 import pytest
 
 from rowcast.capture import storing
-from rowcast.capture.storing import AWAY, FULL, REFUSED_BY, UNCAPTURED, UNFIT, UNKNOWN, Storing
+from rowcast.capture.storing import AWAY, FULL, REFUSED_BY, STOPPED, UNCAPTURED, UNFIT, UNKNOWN, Storing
 from rowcast.db.pool import create_pool
 from rowcast.dev.postgres import free_port
 from rowcast.model.message import Message
 from support.pgbouncer import pgbouncer
+from support.proxies import proxied
 from support.waiting import until
 
 pytestmark = pytest.mark.anyio
@@ -54,12 +55,55 @@ async def test_one_that_does_not_fit_takes_no_other_with_it(migrated: str) -> No
     told: dict[str, str | None] = {}
     async with writing(migrated) as kept:
         for number in range(9):
-            one = message(str(number), b'"\\u0000"' if number in (0, 5) else b"{}")
+            one = message(str(number), b"1e200000" if number in (0, 5) else b"{}")
             kept.put(one, lambda reason, number=number: told.__setitem__(str(number), reason))  # type: ignore[misc]
         assert await kept.store([message("last")]) is None
         assert await kept.store([]) is None
     assert told == {str(number): UNFIT if number in (0, 5) else None for number in range(9)}
     assert await stored(migrated) == ["1", "2", "3", "4", "6", "7", "8", "last"]
+
+
+async def test_no_statement_is_spent_on_a_nul(migrated: str) -> None:
+    async with writing(f"postgresql://a:b@127.0.0.1:{free_port()}/a") as kept:
+        for one in (
+            message("e", b'{"a":"b\\u0000"}'),
+            message("e", b'"\\\\\\u0000"'),
+            message("a\0"),
+            message("e", topic="\0"),
+        ):
+            assert await kept.store([one]) == UNFIT
+    async with writing(migrated) as kept:
+        assert await kept.store([message("e", b'"\\\\u0000"'), message("e", b"\\u0000", raw=True)]) is None
+
+
+async def test_what_keeps_all_from_being_written_is_asked_for_once(
+    migrated: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    connection = await asyncpg.connect(migrated)
+    impatient = f"{migrated}{'&' if '?' in migrated else '?'}options=-c%20statement_timeout%3D100"
+    async with writing(impatient) as kept, connection.transaction():
+        await connection.execute("lock table realtime.messages")
+        assert await kept.store([message("e") for _ in range(5)]) == STOPPED
+    assert "".join(capsys.readouterr()).count("QueryCanceledError") == 1
+    await connection.close()
+
+
+async def test_what_a_silent_database_was_sent_is_not_known_and_the_next_is_written(
+    migrated: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storing, "_SECONDS", 0.5)
+    async with proxied(migrated) as proxy, writing(proxy.address) as kept:
+        assert await kept.store([message("before")]) is None
+        proxy.silence()
+        assert await kept.store([message("lost")]) == UNKNOWN
+        assert await kept.store([message("after")]) is None
+    assert await stored(migrated) == ["before", "after"]
+
+
+async def test_long_names_count_for_what_may_wait(migrated: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(storing, "_MAX_WAITING", 10)
+    async with writing(migrated) as kept:
+        assert await kept.store([message("e" * 9)]) == FULL
 
 
 async def test_what_the_database_refuses_is_told_without_its_words(

@@ -163,7 +163,7 @@ async def test_what_cannot_be_stored_is_told_to_its_sender_alone(
             body = {"n": number} if number != 2 else "\0"
             await sender.say("broadcast", {"event": "e", "payload": body}, str(number))
         statuses = [(await sender.replied())["status"] for _ in range(5)]
-        assert statuses == ["ok", "ok", "error", "ok", "ok"]
+        assert sorted(statuses) == ["error", "ok", "ok", "ok", "ok"]
         assert [(await reader.message())["payload"]["n"] for _ in range(4)] == [0, 1, 3, 4]
         await database.execute('alter table realtime.messages disable trigger "!rowcast_message"')
         await database.execute("select pg_notify('rowcast', 'tables')")

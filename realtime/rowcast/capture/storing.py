@@ -5,6 +5,7 @@ What waits is written together, by one writer, so that what one client says keep
 """
 
 import asyncio
+import re
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final
@@ -41,6 +42,19 @@ AWAY: Final = "the database is not reachable"
 UNKNOWN: Final = "the connection to the database was lost: it may have been stored, or not"
 UNFIT: Final = "the database does not take this payload, as a \\u0000 in JSON"
 REFUSED_BY: Final = "the database refused it. The server's log has the reason."
+STOPPED: Final = "the database takes nothing now. The server's log has the reason."
+
+#: What Postgres says of all that is written together, and of no single message.
+_OF_ALL: Final = (
+    asyncpg.OperatorInterventionError,
+    asyncpg.InsufficientResourcesError,
+    asyncpg.TransactionRollbackError,
+    asyncpg.ObjectNotInPrerequisiteStateError,
+    asyncpg.InvalidTransactionStateError,
+    asyncpg.SyntaxOrAccessError,
+)
+#: A NUL in JSON; the backslash before it is none that was escaped itself.
+_NUL: Final = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 
 log = structlog.get_logger("rowcast.messages")
 
@@ -61,7 +75,10 @@ class Storing:
         """Have a message stored, after those that were put before. Its ``id`` is a UUID."""
         if not self._captured():
             done(UNCAPTURED)
-        elif self._size + len(message.payload) > _MAX_WAITING:
+        elif _has_nul(message):
+            # To find it among others would take many statements.
+            done(UNFIT)
+        elif self._size + message.size > _MAX_WAITING:
             done(FULL)
         else:
             self._waiting.append((message, done))
@@ -116,24 +133,11 @@ class Storing:
 
     async def _write(self, batch: Sequence[tuple[Message, Done]]) -> None:
         """Write a batch, and tell. One that is refused is divided: the others must not suffer from one."""
-        reason: str | None = None
+        reason: str | None = AWAY
         try:
             async with self._pool.acquire(timeout=_ACQUIRE_SECONDS) as connection:
-                try:
-                    # A pooler of transactions may lend another session for each statement outside of one.
-                    async with connection.transaction():
-                        await _insert(connection, [message for message, _ in batch])
-                except LOST:
-                    reason = UNKNOWN
-                except asyncpg.DataError:
-                    reason = UNFIT
-                except asyncpg.PostgresError as error:
-                    reason = REFUSED_BY
-                    if len(batch) == 1:
-                        # A name and no text, which may hold the message.
-                        log.error("message_not_stored", error=type(error).__name__)
+                reason = await _written(connection, [message for message, _ in batch])
         except BEYOND as error:
-            reason = AWAY
             log.warning("messages_not_stored", error=type(error).__name__, messages=len(batch))
         if reason in (UNFIT, REFUSED_BY) and len(batch) > 1:
             middle = len(batch) // 2
@@ -141,6 +145,29 @@ class Storing:
             await self._write(batch[middle:])
         else:
             _tell(batch, reason)
+
+
+async def _written(connection: Session, messages: Sequence[Message]) -> str | None:
+    """Why messages were not written, or None."""
+    # Where nothing is answered, neither is what would end it.
+    watch = asyncio.get_running_loop().call_later(_SECONDS, connection.terminate)
+    try:
+        # A pooler of transactions may lend another session for each statement outside of one.
+        async with connection.transaction():
+            await _insert(connection, messages)
+    except LOST:
+        return UNKNOWN
+    except asyncpg.DataError:
+        return UNFIT
+    except asyncpg.PostgresError as error:
+        whole = isinstance(error, _OF_ALL)
+        if whole or len(messages) == 1:
+            # A name and no text, which may hold the message.
+            log.error("message_not_stored", error=type(error).__name__, messages=len(messages))
+        return STOPPED if whole else REFUSED_BY
+    finally:
+        watch.cancel()
+    return None
 
 
 async def _insert(connection: Session, messages: Sequence[Message]) -> None:
@@ -152,7 +179,6 @@ async def _insert(connection: Session, messages: Sequence[Message]) -> None:
         [message.event for message in messages],
         [message.private for message in messages],
         [message.payload if raw else message.payload.decode() for message in messages],
-        timeout=_SECONDS,
     )
 
 
@@ -161,5 +187,12 @@ def _tell(batch: Sequence[tuple[Message, Done]] | deque[tuple[Message, Done]], r
         done(reason)
 
 
+def _has_nul(message: Message) -> bool:
+    if "\0" in message.topic or "\0" in message.event:
+        return True
+    # The search is for the few that may have one.
+    return not message.raw and b"\\u0000" in message.payload and _NUL.search(message.payload) is not None
+
+
 def _size(message: Message) -> int:
-    return _OVERHEAD + len(message.payload)
+    return _OVERHEAD + message.size

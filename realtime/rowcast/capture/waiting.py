@@ -74,7 +74,7 @@ class Waiting:
             hand_on(subscribers, message, position)
             return
         self._follow((subscribers, message, position))
-        self._grow(_OVERHEAD + len(message.payload))
+        self._grow(_OVERHEAD + message.size)
 
     def end_transaction(self) -> None:
         """All changes of a transaction were taken."""
@@ -132,7 +132,7 @@ class Waiting:
                 continue
             hand_on(*told)
             _, message, self.position = told
-            self._size -= _OVERHEAD + len(message.payload)
+            self._size -= _OVERHEAD + message.size
         if not self._waiting:
             self.position = None
 

@@ -16,3 +16,8 @@ class Message:
     event: str
     payload: bytes
     raw: bool = False
+
+    @property
+    def size(self) -> int:
+        """Characters and bytes: what it takes while it waits."""
+        return len(self.topic) + len(self.event) + len(self.payload)
