@@ -128,7 +128,7 @@ async def test_a_connection_that_does_not_close_is_aborted_and_one_that_does_is_
     assert (closing.aborts, gone.aborts, gone.closes) == (1, 0, [])
 
 
-async def test_a_sink_that_fails_is_told_of_and_no_matter_of_the_others() -> None:
+async def test_a_sink_that_fails_is_told_of_and_dropped_and_no_matter_of_the_others() -> None:
     class Broken(Pipe):
         def write(self, frames: Sequence[bytes]) -> None:
             raise OSError("broken")
@@ -136,10 +136,13 @@ async def test_a_sink_that_fails_is_told_of_and_no_matter_of_the_others() -> Non
     told: list[object] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context["exception"]))
     broken, whole = Broken(), Pipe()
-    for pipe in (broken, whole):
-        Lane(pipe, LIMIT).push(b"a")
+    both = [Lane(pipe, LIMIT) for pipe in (broken, whole)]
+    for lane in both:
+        lane.push(b"a")
     await turn()
     assert whole.written == [b"a"]
+    # It would go on with a hole.
+    assert (broken.aborts, [lane.closed for lane in both]) == (1, [True, False])
     assert [str(error) for error in told] == ["broken"]
 
 

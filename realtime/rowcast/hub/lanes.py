@@ -144,7 +144,13 @@ class Lane:
                 frames, self._frames, self._queued = self._frames, [], 0
             else:
                 frames = self._take_some()
-            self._sink.write(frames)
+            try:
+                self._sink.write(frames)
+            except BaseException:
+                # Nobody knows what left: the client is to subscribe again.
+                self.end()
+                self._sink.abort()
+                raise
             if self._drained is not None:
                 self._went()
         if self._closing is not None and not self._frames:
