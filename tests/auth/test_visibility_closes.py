@@ -9,7 +9,7 @@ import pytest
 from rowcast.auth.judges import Judges
 from rowcast.auth.visibility import Visibility
 from rowcast.db.connection import LOST
-from support.links import Relay
+from support.links import Relay, Weather
 from support.visible import ROLES, agrees, images, lines, subject, version
 
 pytestmark = pytest.mark.anyio
@@ -220,12 +220,32 @@ async def test_a_slow_subject_does_not_hide_rows_from_the_others(
 async def test_a_call_ends_at_its_limit(notes: asyncpg.Connection, judging: asyncpg.Connection) -> None:
     await notes.execute("alter policy own on notes using (pg_sleep(60) is null)")
     relation, rows = await version(notes, "notes"), await images(notes, "notes")
-    passing = iter([0.0, *([0.5] * 20), *([3.0] * 1000)])
-    visibility = Visibility(ROLES, seconds=0.02, limit=2.0, clock=lambda: next(passing))
+    visibility = Visibility(ROLES, seconds=0.02, limit=0.1)
     everybody = [subject(sub=str(number)) for number in range(8)]
     verdicts = await visibility.judge(judging, relation, rows, everybody)
     assert set(verdicts.lines.values()) == {"0000"}
     assert verdicts.doubts.slow == 32
+    # A limit for each of 63 questions would be as long again for each.
+    assert 0.1 <= visibility._judges.spent < 0.2
+
+
+async def test_what_the_network_takes_counts_for_no_limit(notes: asyncpg.Connection, migrated: str) -> None:
+    await notes.execute("create policy other on notes for select to authenticated using (id > 0)")
+    relation, rows = await version(notes, "notes"), await images(notes, "notes")
+    port = urlsplit(migrated).port
+    assert port is not None
+    relay = Relay(("127.0.0.1", port))
+    await relay.start()
+    relay.weather = Weather(delay=0.1)
+    connection = await asyncpg.connect(
+        migrated.replace(f":{port}/", f":{relay.port}/"), statement_cache_size=0
+    )
+    # Two roles are two questions, and the first alone takes longer than that by far.
+    visibility = Visibility(ROLES, seconds=2.0, limit=1.0)
+    subjects = [subject(sub="ada"), subject("authenticated")]
+    assert await lines(visibility, connection, relation, rows, *subjects) == ["1001", "1111"]
+    await connection.close()
+    await relay.stop()
 
 
 async def test_a_policy_that_will_not_be_cancelled_is_given_up(

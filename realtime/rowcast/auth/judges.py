@@ -9,6 +9,7 @@ connection must be used for nothing else.
 import asyncio
 import itertools
 import json
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Final
@@ -27,7 +28,10 @@ _BEGIN: Final = (
 # The rest is what a policy could leave in a session beyond its transaction.
 _END: Final = "rollback; deallocate all; select pg_advisory_unlock_all()"
 # The role is set while the statement runs: it was parsed, and its rights looked at, as whoever connected.
-_ASK: Final = "select pg_temp.{0}(pg_catalog.set_config('role', $1, true), $2, $3, $4, $5)"
+_ASK: Final = (
+    "select pg_temp.{0}(pg_catalog.set_config('role', $1, true), $2, $3, $4, $5),"
+    " extract(epoch from clock_timestamp() - statement_timestamp())::float8"
+)
 _MAKE: Final = "select rowcast.make_image_judge($1, $2, $3, $4, $5::jsonb, $6, $7)"
 _MAKE_LIVE: Final = "select rowcast.make_live_judge($1, $2, $3, $4, $5::jsonb)"
 _DROP: Final = "drop function if exists pg_temp.{0}(text, text[], text[], oid, text)"
@@ -55,6 +59,7 @@ class Judges:
         self._made: dict[tuple[int, str, bool], tuple[str, Rule]] = {}
         #: Backends that gave no answer in time, and by which rule they judged.
         self._orphans: dict[int, Rule] = {}
+        self._spent = 0.0
 
     async def use(self, connection: Session) -> list[tuple[Rule, bool]]:
         """Ask on this connection from now on.
@@ -71,6 +76,11 @@ class Judges:
         at_work = {pid for (pid,) in await connection.fetch(_AT_WORK, pids)}
         await end_sessions(connection, list(pids))
         return [(self._orphans.pop(pid), pid in at_work) for pid in pids]
+
+    @property
+    def spent(self) -> float:
+        """Seconds that Postgres was at work on questions: what the network takes is no policy's fault."""
+        return self._spent
 
     async def ask(
         self, rule: Rule, images: Sequence[str], claims: Sequence[str], *, origin: int, live: bool
@@ -94,18 +104,25 @@ class Judges:
         connection = self._connection
         name = await self._name(connection, rule, live)
         pid = connection.get_server_pid()
+        began = time.monotonic()
         try:
             async with asyncio.timeout(self._seconds + PATIENCE), _undone(connection, self._seconds):
                 statement = await connection.prepare(_ASK.format(name), name="")
-                found = await statement.fetchval(
+                row = await statement.fetchrow(
                     rule.role, list(images), list(claims), origin, self._search_path
                 )
+                assert row is not None
+                found, seconds = row
+                self._spent += seconds
                 return list(found)
         except TimeoutError:
             self._orphans[pid] = rule
             raise
         except (asyncpg.InsufficientPrivilegeError, asyncpg.InvalidParameterValueError) as error:
             raise Barred(rule.role) from error
+        except asyncpg.PostgresError:
+            self._spent += min(time.monotonic() - began, self._seconds)
+            raise
 
     async def _name(self, connection: Session, rule: Rule, live: bool) -> str:
         key = (rule.oid, rule.role, live)

@@ -173,7 +173,7 @@ class Visibility:
         """Who sees which rows. ``images`` are rows as JSON text, as captured under one version of a table.
 
         ``connection`` must be in no transaction, used for nothing else, and without cached statements. It
-        is asked nothing more once ``limit`` has passed, or twice that where policies have to be read first.
+        is asked nothing more once Postgres was at work for ``limit``.
         Raises one of LOST when the connection is lost or had to be given up: call again with another.
         """
         for rule, at_work in await self._judges.use(connection):
@@ -191,12 +191,12 @@ class Visibility:
             work.doubts.slow += len(work.marks) * len(images)
         if any(rule.reads_tableoid for rule in rules.values()):
             work.origin = await self._rules.origin(connection, relation)
-        deadline = self._clock() + self._limit
+        end = self._judges.spent + self._limit
         for _, rule in sorted(rules.items()):
             self._plan(work, rule, [subject for subject in work.marks if subject.role == rule.role])
         while work.queue:
             piece = work.queue.popleft()
-            if self._clock() < deadline:
+            if self._judges.spent < end:
                 await self._answer(work, piece)
             else:
                 work.doubts.slow += piece.pairs
