@@ -16,7 +16,7 @@ from support.serving import Running
 
 pytestmark = pytest.mark.anyio
 
-TIMES = 150
+TIMES = 100
 TOPIC = "realtime:web"
 LARGE = "x" * 1001
 JSON = {"content-type": "application/json"}

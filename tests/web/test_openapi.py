@@ -34,7 +34,7 @@ CHECKS = [
 ELSEWHERE = (UNSTORED, "with its topic, must have at most")
 #: The same in every run, and few: each is a request to the application.
 few = settings(
-    max_examples=40,
+    max_examples=25,
     derandomize=True,
     database=None,
     deadline=None,
