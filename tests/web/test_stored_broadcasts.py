@@ -12,7 +12,7 @@ import httpx
 import pytest
 from websockets.asyncio.client import ClientConnection, connect
 
-from rowcast.capture.storing import UNFIT
+from rowcast.capture.storing import FULL, UNFIT
 from rowcast.protocol.messages import Version
 from support import databases
 from support.broadcasts import pushed, user_broadcast
@@ -88,7 +88,8 @@ class Talker:
 
 @contextlib.asynccontextmanager
 async def talking(server: Server, version: Version = Version.V2, role: str = "anon") -> AsyncIterator[Talker]:
-    async with connect(f"{server.websocket}?apikey={make_token(role)}&vsn={version}") as socket:
+    url = f"{server.websocket}?apikey={make_token(role)}&vsn={version}"
+    async with connect(url, max_size=None) as socket:
         yield Talker(socket, version)
 
 
@@ -177,6 +178,30 @@ async def test_what_cannot_be_stored_is_told_to_its_sender_alone(
 
         async with asyncio.timeout(PATIENCE):
             assert "not captured" in await told()
+
+
+async def test_who_stores_more_than_is_written_is_refused_and_others_are_not(
+    todos: str, serve: Serve, database: asyncpg.Connection
+) -> None:
+    server = await serve(todos)
+    large = {"event": "e", "payload": "x" * 2_500_000}
+    async with talking(server) as greedy, talking(server) as other:
+        for one in (greedy, other):
+            await one.join(broadcast={"store": True, "ack": True})
+        # The right to send is asked for with the first.
+        for one, another in ((greedy, other), (other, greedy)):
+            await one.say("broadcast", {"event": "first"})
+            assert (await one.replied())["status"] == "ok"
+            assert (await another.message())["event"] == "first"
+        async with database.transaction():
+            await database.execute("lock table realtime.messages in share mode")
+            for _ in range(2):
+                await greedy.say("broadcast", large)
+            refused = await greedy.replied()
+            assert refused["response"]["reason"] == f"UnableToStoreMessages: {FULL}"
+            await other.say("broadcast", {"event": "e"})
+        heard = dict([await other.hears(), await other.hears()])
+        assert (heard["broadcast"]["event"], heard["phx_reply"]["status"]) == ("e", "ok")
 
 
 async def test_requests_store_as_well(todos: str, serve: Serve, database: asyncpg.Connection) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
+from rowcast.capture.storing import FULL
 from rowcast.hub.earlier import Earlier
 from rowcast.hub.feed import Hearing
 from rowcast.hub.lanes import Lane
@@ -16,6 +17,8 @@ from rowcast.web.services import Services
 
 #: Messages that a member stored and that did not come back yet, of which it is known that they are its own.
 _MOST_OWN: Final = 10_000
+#: Of one client, what may wait to be stored beside a first message: all of them share one queue.
+_MOST_STORING: Final = 4 * 1024 * 1024
 
 
 class Memberships:
@@ -24,6 +27,7 @@ class Memberships:
     def __init__(self, services: Services, version: Version, lane: Lane) -> None:
         self._services, self._version, self._lane = services, version, lane
         self._members: dict[int, Member] = {}
+        self._storing = 0
 
     def hold(self, question: Authorize) -> None:
         """What is sent to a topic from now on follows what is looked up next for a channel."""
@@ -68,6 +72,10 @@ class Memberships:
         message, member = want.message, self._members[want.channel]
         if not message.id:
             message = replace(message, id=str(uuid.uuid4()))
+        if self._storing and self._storing + message.size > _MOST_STORING:
+            done(FULL)
+            return
+        self._storing += message.size
         if not member.echo:
             # It comes back, as to everybody.
             member.own[message.id] = None
@@ -75,6 +83,7 @@ class Memberships:
                 del member.own[next(iter(member.own))]
 
         def told(reason: str | None) -> None:
+            self._storing -= message.size
             if reason is not None:
                 member.own.pop(message.id, None)
             done(reason)
