@@ -12,7 +12,7 @@ import httpx
 import pytest
 from websockets.asyncio.client import ClientConnection, connect
 
-from rowcast.capture.storing import FULL, UNFIT
+from rowcast.capture.storing import FULL, UNFIT, UNKNOWN
 from rowcast.protocol.messages import Version
 from support import databases
 from support.broadcasts import pushed, user_broadcast
@@ -20,6 +20,7 @@ from support.frames import both
 from support.server import Server
 from support.serving import PATIENCE
 from support.tokens import make_token
+from support.waiting import until
 
 pytestmark = pytest.mark.anyio
 
@@ -202,6 +203,36 @@ async def test_who_stores_more_than_is_written_is_refused_and_others_are_not(
             await other.say("broadcast", {"event": "e"})
         heard = dict([await other.hears(), await other.hears()])
         assert (heard["broadcast"]["event"], heard["phx_reply"]["status"]) == ("e", "ok")
+
+
+async def test_what_may_have_been_stored_is_not_heard_by_its_sender_where_it_was(
+    todos: str, serve: Serve, database: asyncpg.Connection
+) -> None:
+    server = await serve(todos)
+    id_ = str(uuid.uuid4())
+    async with talking(server) as sender:
+        await sender.join(broadcast={"store": True, "ack": True})
+        await sender.say("broadcast", {"event": "first"})
+        assert (await sender.replied())["status"] == "ok"
+        ended = """select pg_terminate_backend(pid) from pg_locks
+                   where relation = 'realtime.messages'::regclass and not granted"""
+
+        async def is_ended() -> bool:
+            return bool(await database.fetch(ended))
+
+        async with database.transaction():
+            await database.execute("lock table realtime.messages in share mode")
+            await sender.say("broadcast", {"event": "e", "id": id_})
+            await until(is_ended)
+            assert (await sender.replied())["response"]["reason"] == f"UnableToStoreMessages: {UNKNOWN}"
+        # As if it had been.
+        await database.execute(
+            "insert into realtime.messages (id, topic, extension, event, private, payload)"
+            " values ($1, 'room', 'broadcast', 'e', true, '{}')",
+            id_,
+        )
+        await database.execute("select realtime.send('{}', 'next', 'room')")
+        assert (await sender.message())["event"] == "next"
 
 
 async def test_requests_store_as_well(todos: str, serve: Serve, database: asyncpg.Connection) -> None:

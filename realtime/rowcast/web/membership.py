@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
-from rowcast.capture.storing import FULL
+from rowcast.capture.storing import FULL, UNKNOWN
 from rowcast.hub.earlier import Earlier
 from rowcast.hub.feed import Hearing
 from rowcast.hub.lanes import Lane
@@ -84,7 +84,7 @@ class Memberships:
 
         def told(reason: str | None) -> None:
             self._storing -= message.size
-            if reason is not None:
+            if reason not in (None, UNKNOWN):
                 member.own.pop(message.id, None)
             done(reason)
 
