@@ -48,6 +48,13 @@ class Pipe:
         self.stuck = 0
 
 
+class Joining(Pipe):
+    """The same, which joins what it is given in a turn itself."""
+
+    def now(self, frame: bytes) -> None:
+        self.write([frame])
+
+
 async def turn() -> None:
     """Let the event loop call what is due."""
     await asyncio.sleep(0)
@@ -61,6 +68,27 @@ async def test_frames_of_one_turn_leave_in_one_write() -> None:
     assert (pipe.writes, lane.queued) == ([], 3)
     await turn()
     assert (pipe.writes, lane.queued) == ([[b"a", b"b", b"c"]], 0)
+
+
+async def test_a_sink_that_joins_frames_itself_is_given_each_at_once_while_little_waits() -> None:
+    pipe = Joining()
+    lane = Lane(pipe, LIMIT)
+    lane.push(b"a")
+    assert (pipe.writes, lane.queued) == ([[b"a"]], 0)
+    pipe.stuck = LOW_MARK + 1
+    lane.push(b"b")
+    pipe.drain()
+    # What waits goes first.
+    lane.push(b"c")
+    assert (pipe.written, lane.queued) == ([b"a"], 2)
+    await turn()
+    lane.push(b"d")
+    assert pipe.written == [b"a", b"b", b"c", b"d"]
+    lane.close(4000)
+    lane.push(b"too late")
+    await turn()
+    assert (pipe.written[-1], pipe.closes) == (b"d", [4000])
+    lane.end()
 
 
 async def test_a_full_sink_is_left_alone_until_it_has_room() -> None:
@@ -128,8 +156,9 @@ async def test_a_connection_that_does_not_close_is_aborted_and_one_that_does_is_
     assert (closing.aborts, gone.aborts, gone.closes) == (1, 0, [])
 
 
-async def test_a_sink_that_fails_is_told_of_and_dropped_and_no_matter_of_the_others() -> None:
-    class Broken(Pipe):
+@pytest.mark.parametrize("kind", [Pipe, Joining])
+async def test_a_sink_that_fails_is_told_of_and_dropped_and_no_matter_of_the_others(kind: type[Pipe]) -> None:
+    class Broken(kind):  # type: ignore[misc, valid-type]
         def write(self, frames: Sequence[bytes]) -> None:
             raise OSError("broken")
 
@@ -182,10 +211,12 @@ class Turns(asyncio.SelectorEventLoop):
 class AnyLane(RuleBasedStateMachine):
     """Pushes, drains, turns and closes in any order, against the list of what was accepted."""
 
+    pipes: type[Pipe] = Pipe
+
     def __init__(self) -> None:
         super().__init__()
         self.loop = Turns()
-        self.pipe = Pipe()
+        self.pipe = self.pipes()
         self.lane = Lane(self.pipe, LIMIT, self.loop)
         self.accepted: list[bytes] = []
 
@@ -233,4 +264,11 @@ class AnyLane(RuleBasedStateMachine):
         self.loop.close()
 
 
+class AnyJoiningLane(AnyLane):
+    """The same over a sink that joins frames itself."""
+
+    pipes = Joining
+
+
 TestAnyLane = AnyLane.TestCase
+TestAnyJoiningLane = AnyJoiningLane.TestCase

@@ -1,15 +1,17 @@
 """A connection's outgoing queue, bounded in bytes.
 
-Frames that wait in one turn of the event loop are joined into one write, and all lanes of a loop are written
-to by one callback: one for each would cost as much as all else here. The lane keeps its own queue and
-leaves little in the transport, so that a slow consumer's unsent bytes are ours to drop. Over the limit the
+A sink that joins what it is given in one turn of the event loop, as a transport of uvloop's does, is given a
+frame at once while little waits in it. Else frames wait here for the end of the turn, and go in one write;
+all lanes of a loop are written to by one callback then: one for each would cost as much as all else here.
+The lane keeps its own queue and leaves little in the transport, so that a slow consumer's unsent bytes are
+ours to drop. Over the limit the
 queue is dropped and the connection closed with a code of its own: nothing is lost, since the client
 subscribes again. After a close frame nothing is ever written. Everything here runs on the event loop only,
 and nothing waits.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 from weakref import WeakKeyDictionary
 
@@ -23,7 +25,10 @@ _WRITE_SIZE: Final = 256 * 1024
 
 
 class Sink(Protocol):
-    """Where a lane writes: a transport, or an ASGI server's ``send``."""
+    """Where a lane writes: a transport, or an ASGI server's ``send``.
+
+    One that joins frames itself has ``now`` besides, which takes one.
+    """
 
     def waiting(self) -> int:
         """Bytes that were written and have not left yet."""
@@ -53,15 +58,20 @@ class Lane:
         "_frames",
         "_limit",
         "_loop",
+        "_now",
         "_queued",
         "_scheduled",
         "_sink",
+        "_waiting",
         "closed",
     )
 
     def __init__(self, sink: Sink, limit: int, loop: asyncio.AbstractEventLoop | None = None) -> None:
         self._sink = sink
         self._limit = limit
+        # Looked up once: a broadcast to many asks each.
+        self._waiting = sink.waiting
+        self._now: Callable[[bytes], None] | None = getattr(sink, "now", None)
         self._loop = loop or asyncio.get_running_loop()
         self._due = _due.setdefault(self._loop, [])
         self._frames: list[bytes] = []
@@ -91,6 +101,13 @@ class Lane:
     def push(self, frame: bytes) -> None:
         """Send a whole frame, soon. Never blocks and never raises; a closed lane drops it."""
         if self.closed or self._closing is not None:
+            return
+        if self._now is not None and not self._frames and self._waiting() <= LOW_MARK:
+            try:
+                self._now(frame)
+            except Exception as error:
+                self._failed()
+                _say(self._loop, error)
             return
         queued = self._queued + len(frame)
         # One frame larger than the limit may still go, alone.
@@ -139,7 +156,7 @@ class Lane:
         self._scheduled = False
         if self.closed:
             return
-        while self._frames and self._sink.waiting() <= LOW_MARK:
+        while self._frames and self._waiting() <= LOW_MARK:
             if self._queued <= _WRITE_SIZE:
                 frames, self._frames, self._queued = self._frames, [], 0
             else:
@@ -147,15 +164,18 @@ class Lane:
             try:
                 self._sink.write(frames)
             except BaseException:
-                # Nobody knows what left: the client is to subscribe again.
-                self.end()
-                self._sink.abort()
+                self._failed()
                 raise
             if self._drained is not None:
                 self._went()
         if self._closing is not None and not self._frames:
             self.closed = True
             self._sink.close(*self._closing)
+
+    def _failed(self) -> None:
+        """A write failed, and nobody knows what left: the client is to subscribe again."""
+        self.end()
+        self._sink.abort()
 
     def _take_some(self) -> list[bytes]:
         """As many of the frames as go in one write, and at least one."""
@@ -196,5 +216,9 @@ def _flush(loop: asyncio.AbstractEventLoop, due: list[Lane]) -> None:
         try:
             lane.flush()
         except Exception as error:
-            # One dead socket is no matter of the others.
-            loop.call_exception_handler({"message": "A lane could not be written to", "exception": error})
+            _say(loop, error)
+
+
+def _say(loop: asyncio.AbstractEventLoop, error: Exception) -> None:
+    """One dead socket is no matter of the others."""
+    loop.call_exception_handler({"message": "A lane could not be written to", "exception": error})

@@ -4,7 +4,7 @@ A public and a private channel of one name are two topics, which never mix. Ever
 loop only, and nothing waits: what is published has gone to all members within one turn.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from rowcast.hub.earlier import Earlier
@@ -13,6 +13,8 @@ from rowcast.hub.lanes import Lane
 from rowcast.model.roster import Presence
 from rowcast.protocol.broadcasts import Broadcast, encode_broadcast
 from rowcast.protocol.messages import Version
+
+_Place = tuple[str, bool, Version]
 
 
 @dataclass(slots=True, eq=False)
@@ -53,7 +55,9 @@ class Topics:
     """The members of all topics. Those of one version are kept together, as they are sent the same bytes."""
 
     def __init__(self) -> None:
-        self._listeners: dict[tuple[str, bool, Version], dict[Member, None]] = {}
+        self._listeners: dict[_Place, dict[Member, None]] = {}
+        #: Of a topic that was published to, the lanes of those who hear all, and nothing earlier.
+        self._lanes: dict[_Place, list[Lane]] = {}
         #: Frames that were handed to lanes since the start.
         self.sent = 0
 
@@ -63,12 +67,14 @@ class Topics:
             self.leave(member)
             return
         self._listeners.setdefault(_place(member), {})[member] = None
+        self._lanes.pop(_place(member), None)
 
     def leave(self, member: Member) -> None:
         """Forget a member. One that is not there is no matter."""
         listeners = self._listeners.get(_place(member))
         if listeners is not None:
             listeners.pop(member, None)
+            self._lanes.pop(_place(member), None)
             if not listeners:
                 del self._listeners[_place(member)]
 
@@ -90,17 +96,33 @@ class Topics:
             frame = encode_broadcast(topic, broadcast, version)
             if frame is None:
                 continue
-            silent = None if sender is None or sender.echo else sender
+            if id_ is None:
+                self._say((topic, private, version), listeners, frame, sender)
+                continue
             for member in listeners:
-                if member is silent or not member.hears:
-                    continue
-                if member.earlier is None and id_ is None:
-                    member.lane.push(frame)
-                elif id_ is not None and member.hearing is not None and member.hearing.began:
-                    continue
-                else:
+                if member.hears and (member.hearing is None or not member.hearing.began):
                     member.push(frame, id_)
-                self.sent += 1
+                    self.sent += 1
+
+    def _say(
+        self, place: _Place, listeners: Mapping[Member, None], frame: bytes, sender: Member | None
+    ) -> None:
+        """Send what a client says. Lanes are looked up once: to go by members costs as much again."""
+        lanes = self._lanes.get(place)
+        if lanes is None:
+            plain = (member for member in listeners if member.hears and member.earlier is None)
+            lanes = self._lanes[place] = [member.lane for member in plain]
+        # A connection has one channel of a topic.
+        silent = None if sender is None or sender.echo else sender.lane
+        for lane in lanes:
+            if lane is not silent:
+                lane.push(frame)
+        self.sent += len(lanes) - (silent in lanes)
+        if len(lanes) < len(listeners):
+            for member in listeners:
+                if member.earlier is not None and member.hears and member.lane is not silent:
+                    member.push(frame, None)
+                    self.sent += 1
 
     def show(self, topic: str, frame_of: Callable[[Version], bytes], *, private: bool) -> None:
         """Send what became of presence to all who see it, their own part of it as well."""
@@ -113,5 +135,5 @@ class Topics:
                         self.sent += 1
 
 
-def _place(member: Member) -> tuple[str, bool, Version]:
+def _place(member: Member) -> _Place:
     return member.topic, member.private, member.version

@@ -33,6 +33,8 @@ class FastLane(WebSocketsSansIOProtocol):
     joined: Callable[[], bool]
     #: Bytes that were written and have not left yet.
     waiting: Callable[[], int]
+    #: Not on every loop.
+    now: Callable[[bytes], None]
     _fragments: bytearray
     _early: bytearray
     _pong_limit = LOW_MARK
@@ -46,6 +48,9 @@ class FastLane(WebSocketsSansIOProtocol):
     def open_lane(self, limit: int) -> Lane:
         """The lane of this connection, bounded to ``limit`` bytes."""
         self.transport.set_write_buffer_limits(high=LOW_MARK)
+        if type(self.loop).__module__.startswith("uvloop"):
+            # Others would make a system call of each frame.
+            self.now = self.write_now
         self.lane = Lane(self, limit, self.loop)
         self._pong_limit = 2 * limit
         return self.lane
@@ -56,6 +61,12 @@ class FastLane(WebSocketsSansIOProtocol):
         transport = self.transport
         if not (self.close_sent or transport.is_closing()):
             transport.write(frames[0] if len(frames) == 1 else b"".join(frames))
+
+    def write_now(self, frame: bytes) -> None:
+        """Send one frame: with the others of this turn of the event loop."""
+        transport = self.transport
+        if not (self.close_sent or transport.is_closing()):
+            transport.write(frame)
 
     def close(self, code: int, reason: str) -> None:
         if self.close_sent or self.transport.is_closing():
