@@ -118,10 +118,10 @@ class Place:
         if self._pending:  # until the snapshots are complete there is no place to keep
             return new
         self._heard, self.position = True, position
-        if not again:
-            self._forget()
-        elif id_ is not None:
+        if again and id_ is not None:
             self._again.add(id_)
+        elif new:
+            self._forget()
         return new
 
     def _forget(self) -> None:
