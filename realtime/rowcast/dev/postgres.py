@@ -311,9 +311,9 @@ def kept_home(project: Path) -> Path:
     return home
 
 
-def temporary_home(prefix: str = "rowcast-") -> Path:
-    """A new folder in the system's temporary folder, for a cluster that is thrown away."""
-    home = Path(tempfile.mkdtemp(prefix=prefix))
+def temporary_home(prefix: str = "rowcast-", folder: Path | None = None) -> Path:
+    """A new folder in ``folder``, or the system's temporary one, for a cluster that is thrown away."""
+    home = Path(tempfile.mkdtemp(prefix=prefix, dir=folder))
     current_account().give(home)
     return home
 
