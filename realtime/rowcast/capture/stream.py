@@ -43,6 +43,8 @@ _TEND_SECONDS: Final = 1.0
 _RECONCILE_SECONDS: Final = 10.0
 _RECONCILE_RETRY: Final = 0.25
 _RECONCILE_SHARE: Final = 50
+#: What is asked about policies is short, and those who ask wait for it.
+_JUDGE_PATIENCE: Final = 10.0
 #: Who brings on those who resume: first those who missed little, and those who missed most.
 _REPLAYS: Final = {"replays": True, "long replays": False}
 
@@ -222,7 +224,8 @@ class Stream:
 
     async def _connect_judge(self) -> asyncpg.Connection:
         # As behind a pooler: no statement may be kept that what a policy calls could replace.
-        return await connect(self._direct_dsn, purpose="policies", pooled=True, patience=self._patience)
+        patience = min(self._patience, _JUDGE_PATIENCE)
+        return await connect(self._direct_dsn, purpose="policies", pooled=True, patience=patience)
 
     def _listening(self) -> None:
         self._parts.up("listener")
