@@ -61,6 +61,9 @@ class SdkChannel:
         stretch = self.stream.open
         if stretch.start is None and not self._copying and self._channel is not None:
             stretch.start = self._channel.position
+            if stretch.start is not None:
+                # What came before it was subscribed lies before that position, and counts for nothing.
+                stretch.heard.clear()
             self.stream.heard_since.append(time.monotonic())
         return stretch
 

@@ -54,6 +54,8 @@ async def run(program: Path, *arguments: str) -> AsyncIterator[Program]:
     process = await asyncio.create_subprocess_exec(
         sys.executable, str(program), *arguments, stdin=PIPE, stdout=PIPE, stderr=STDOUT,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        # Where the tests themselves run in the background, it would be ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     running = Program(process)
     try:
