@@ -3,9 +3,7 @@
 asyncpg gives all hosts one time limit together, so that a dead one before a living one would use it up.
 """
 
-import asyncio
 import socket
-from collections.abc import Awaitable
 from typing import Any, Final
 
 import asyncpg
@@ -21,9 +19,6 @@ _WATCH: Final = (
     ("TCP_USER_TIMEOUT", 10_000),
 )
 
-#: Connections that nobody waits for any more: each has its time limit, and is closed if it comes.
-_opening: Final[set[asyncio.Future[asyncpg.Connection]]] = set()
-
 
 async def reach(dsn: str, *, timeout: float, **options: Any) -> asyncpg.Connection:
     """A connection to one of an address' hosts, tried in order; each has its share of ``timeout`` (seconds).
@@ -35,7 +30,9 @@ async def reach(dsn: str, *, timeout: float, **options: Any) -> asyncpg.Connecti
     fault: Exception | None = None
     for host in hosts:
         try:
-            connection = await _opened(asyncpg.connect(host, timeout=timeout / len(hosts), **options))
+            connection: asyncpg.Connection = await asyncpg.connect(
+                host, timeout=timeout / len(hosts), **options
+            )
         except (OSError, asyncpg.CannotConnectNowError, asyncpg.TargetServerAttributeNotMatched) as error:
             if not isinstance(fault, asyncpg.TargetServerAttributeNotMatched):
                 fault = error
@@ -44,23 +41,6 @@ async def reach(dsn: str, *, timeout: float, **options: Any) -> asyncpg.Connecti
             return connection
     assert fault is not None
     raise fault
-
-
-async def _opened(connecting: Awaitable[asyncpg.Connection]) -> asyncpg.Connection:
-    """A connection. Whoever is told to end meanwhile ends at once: asyncpg might miss that."""
-    opening = asyncio.ensure_future(connecting)
-    try:
-        return await asyncio.shield(opening)
-    except asyncio.CancelledError:
-        _opening.add(opening)
-        opening.add_done_callback(_close)
-        raise
-
-
-def _close(opening: asyncio.Future[asyncpg.Connection]) -> None:
-    _opening.discard(opening)
-    if not opening.cancelled() and opening.exception() is None:
-        opening.result().terminate()
 
 
 def _watch(connection: asyncpg.Connection) -> None:
