@@ -20,6 +20,8 @@ class Ear:
     def push(self, frame: bytes) -> None:
         self.frames.append(frame)
 
+    send = push
+
 
 def member(
     topic: str = "realtime:a", version: Version = Version.V2, *, private: bool = False, echo: bool = False

@@ -35,7 +35,7 @@ _TO_MILLISECONDS: Final = len("2000-01-01T00:00:00.000")
 #: So many relations that nobody hears are left out of a read, at most: each read names them.
 _MAX_SILENT: Final = 256
 #: After so many seconds, or bytes of rows, those who wait between two rows have their turn.
-_SLICE_SECONDS: Final = 0.001
+_SLICE_SECONDS: Final = 0.002
 _SLICE_BYTES: Final = 256 * 1024
 
 log = structlog.get_logger("rowcast.capture")

@@ -1,10 +1,8 @@
 """A connection's outgoing queue, bounded in bytes.
 
-A sink that joins what it is given in one turn of the event loop, as a transport of uvloop's does, is given a
-frame at once while little waits in it. Else frames wait here for the end of the turn, and go in one write;
-all lanes of a loop are written to by one callback then: one for each would cost as much as all else here.
-The lane keeps its own queue and leaves little in the transport, so that a slow consumer's unsent bytes are
-ours to drop. Over the limit the
+Frames that wait in one turn of the event loop are joined into one write, and all lanes of a loop are written
+to by one callback: one for each would cost as much as all else here. The lane keeps its own queue and
+leaves little in the transport, so that a slow consumer's unsent bytes are ours to drop. Over the limit the
 queue is dropped and the connection closed with a code of its own: nothing is lost, since the client
 subscribes again. After a close frame nothing is ever written. Everything here runs on the event loop only,
 and nothing waits.
@@ -27,7 +25,7 @@ _WRITE_SIZE: Final = 256 * 1024
 class Sink(Protocol):
     """Where a lane writes: a transport, or an ASGI server's ``send``.
 
-    One that joins frames itself has ``now`` besides, which takes one.
+    One that writes at the end of a turn has ``now`` besides, which takes a frame.
     """
 
     def waiting(self) -> int:
@@ -102,13 +100,6 @@ class Lane:
         """Send a whole frame, soon. Never blocks and never raises; a closed lane drops it."""
         if self.closed or self._closing is not None:
             return
-        if self._now is not None and not self._frames and self._waiting() <= LOW_MARK:
-            try:
-                self._now(frame)
-            except Exception as error:
-                self._failed()
-                _say(self._loop, error)
-            return
         queued = self._queued + len(frame)
         # One frame larger than the limit may still go, alone.
         if queued > self._limit and self._queued:
@@ -118,6 +109,20 @@ class Lane:
         self._queued = queued
         if not self._scheduled:
             self._schedule()
+
+    def send(self, frame: bytes) -> None:
+        """The same for one that is likely alone in its turn, as a broadcast is: at once, where nothing waits.
+
+        More than one in a turn costs less by ``push``, which joins them.
+        """
+        if self._now is None or self._frames or self.closed or self._closing is not None or self._waiting():
+            self.push(frame)
+            return
+        try:
+            self._now(frame)
+        except Exception as error:
+            self._failed()
+            _say(self._loop, error)
 
     async def drained(self, below: int) -> None:
         """Wait until no more bytes than this wait in the lane, or the connection is to be closed."""

@@ -116,7 +116,7 @@ class Topics:
         silent = None if sender is None or sender.echo else sender.lane
         for lane in lanes:
             if lane is not silent:
-                lane.push(frame)
+                lane.send(frame)
         self.sent += len(lanes) - (silent in lanes)
         if len(lanes) < len(listeners):
             for member in listeners:

@@ -49,7 +49,7 @@ class FastLane(WebSocketsSansIOProtocol):
         """The lane of this connection, bounded to ``limit`` bytes."""
         self.transport.set_write_buffer_limits(high=LOW_MARK)
         if type(self.loop).__module__.startswith("uvloop"):
-            # Others would make a system call of each frame.
+            # Others make their system call within the write.
             self.now = self.write_now
         self.lane = Lane(self, limit, self.loop)
         self._pong_limit = 2 * limit
@@ -63,7 +63,7 @@ class FastLane(WebSocketsSansIOProtocol):
             transport.write(frames[0] if len(frames) == 1 else b"".join(frames))
 
     def write_now(self, frame: bytes) -> None:
-        """Send one frame: with the others of this turn of the event loop."""
+        """Send one frame at the end of this turn of the event loop."""
         transport = self.transport
         if not (self.close_sent or transport.is_closing()):
             transport.write(frame)
