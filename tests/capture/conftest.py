@@ -9,6 +9,7 @@ import pytest
 from rowcast.capture.reader import Reader, Row
 from support import databases
 from support.catalog import Catalog
+from support.resuming import TABLES
 
 
 @pytest.fixture
@@ -27,6 +28,15 @@ async def reader(capturing: asyncpg.Connection, migrated: str) -> AsyncIterator[
     reading = Reading(connection)
     await reading.reader.open(connection)
     yield reading
+    await connection.close()
+
+
+@pytest.fixture
+async def notes(migrated: str) -> AsyncIterator[asyncpg.Connection]:
+    """A writer to a database with two captured tables."""
+    connection = await asyncpg.connect(migrated)
+    await connection.execute(TABLES)
+    yield connection
     await connection.close()
 
 

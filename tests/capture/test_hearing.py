@@ -21,7 +21,7 @@ from rowcast.model.binding import parse_binding
 from rowcast.model.claims import Claims
 from rowcast.protocol.frames import payload_of
 from rowcast.protocol.messages import Version
-from support.resuming import TABLES, arrived
+from support.resuming import arrived
 from support.streams import SERVICE, Kept, streaming
 from support.waiting import until
 
@@ -110,14 +110,6 @@ async def heard(stream: Stream, kind: str, client: Heard, topic: str = "room") -
     client.place = client.place or result.position
     client.position = result.position
     return client
-
-
-@pytest.fixture
-async def notes(migrated: str) -> AsyncIterator[asyncpg.Connection]:
-    connection = await asyncpg.connect(migrated)
-    await connection.execute(TABLES)
-    yield connection
-    await connection.close()
 
 
 async def said(connection: asyncpg.Connection, number: int, topic: str = "room") -> None:

@@ -50,7 +50,10 @@ async def test_who_misses_that_it_is_to_end_is_told_again(monkeypatch: pytest.Mo
                 missed += 1
         await asyncio.Event().wait()
 
-    work = asyncio.create_task(together(connect(), asyncio.sleep(3600)))
+    async def go_on() -> None:
+        await asyncio.Event().wait()
+
+    work = asyncio.create_task(together(connect(), go_on()))
     await begun.wait()
     await told_to_end(work)
     assert missed == 3
@@ -59,14 +62,17 @@ async def test_who_misses_that_it_is_to_end_is_told_again(monkeypatch: pytest.Mo
 async def test_where_one_fails_the_others_end() -> None:
     ended = asyncio.Event()
 
+    begun = asyncio.Event()
+
     async def go_on() -> None:
         try:
+            begun.set()
             await asyncio.Event().wait()
         finally:
             ended.set()
 
     async def fail() -> None:
-        await asyncio.sleep(0)
+        await begun.wait()
         raise ValueError("out of tune")
 
     with pytest.raises(ValueError, match="out of tune"):

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import json
 import random
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import asyncpg
@@ -19,20 +19,11 @@ from rowcast.capture.stream import Stream
 from rowcast.model.claims import Claims
 from rowcast.model.position import Snapshot
 from support import databases
-from support.resuming import TABLES, arrived, ids, told, written
+from support.resuming import arrived, ids, told, written
 from support.streams import Kept, streaming, subscribed
 from support.workload import SETUP, Seen, faults, write
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture
-async def notes(migrated: str) -> AsyncIterator[asyncpg.Connection]:
-    """A writer to a database with two captured tables."""
-    connection = await asyncpg.connect(migrated)
-    await connection.execute(TABLES)
-    yield connection
-    await connection.close()
 
 
 async def test_a_channel_resumes_from_every_position_that_it_was_given(

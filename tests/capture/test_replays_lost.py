@@ -1,26 +1,15 @@
 """Channels that cannot resume, or no longer: they are told, and others are none the wiser."""
 
-from collections.abc import AsyncIterator
-
 import asyncpg
 import pytest
 
 from rowcast.capture import replays
 from rowcast.model.position import Order, Position, Snapshot
-from support.resuming import TABLES, arrived, ids, written
+from support.resuming import arrived, ids, written
 from support.streams import streaming, subscribed
 from support.waiting import until
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture
-async def notes(migrated: str) -> AsyncIterator[asyncpg.Connection]:
-    """A writer to a database with two captured tables."""
-    connection = await asyncpg.connect(migrated)
-    await connection.execute(TABLES)
-    yield connection
-    await connection.close()
 
 
 async def test_a_position_that_somebody_made_up_is_resumed_from_as_it_reads(

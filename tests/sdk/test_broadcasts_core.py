@@ -17,6 +17,7 @@ from rowcast_client._core import broadcasts, frames
 from rowcast_client._core.asking import How, Replay
 from rowcast_client._core.broadcasts import Said
 from rowcast_client._core.connection import Connection
+from rowcast_client._core.place import Place
 from rowcast_client._core.wants import Hear, Report, Settle, Want
 from rowcast_client.broadcast import read_broadcast
 from rowcast_client.errors import ClientClosed, ConnectionLost, ProtocolError, SendError
@@ -270,3 +271,15 @@ def test_a_replay_may_begin_at_a_moment() -> None:
     moment = datetime(2026, 1, 1, tzinfo=UTC)
     channel = Client("http://localhost", "key").channel("a", private=True, replay={"since": moment})
     assert channel._options.replay == Replay(1767225600000)
+
+
+def test_messages_that_come_again_without_the_rest_of_their_transaction_are_heard_once() -> None:
+    """A policy may hide at the resume what came with them before."""
+    place = Place()
+    place.join([], 1)
+    place.subscribed("p")
+    assert [place.message(id_, "p", again=True) for id_ in "ab"] == [True, True]
+    assert place.join([], 1) == "p"
+    come = (("a", "q"), ("b", "r"), ("c", "s"))
+    assert [place.message(id_, position, again=False) for id_, position in come] == [False, False, True]
+    assert place.position == "s"

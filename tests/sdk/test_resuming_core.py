@@ -396,15 +396,3 @@ def test_a_gap_is_no_refusal_and_may_come_before_the_confirmation() -> None:
     client.hear()
     assert [type(want) for want in client.told if not hasattr(want, "payload")] == [Miss, Notify]
     assert client.of(Notify)[0].position == client.of(Miss)[0].position == "1"
-
-
-def test_messages_that_come_again_without_the_rest_of_their_transaction_are_heard_once() -> None:
-    """A policy may hide at the resume what came with them before."""
-    place = Place()
-    place.join([], 1)
-    place.subscribed("p")
-    assert [place.message(id_, "p", again=True) for id_ in "ab"] == [True, True]
-    assert place.join([], 1) == "p"
-    come = (("a", "q"), ("b", "r"), ("c", "s"))
-    assert [place.message(id_, position, again=False) for id_, position in come] == [False, False, True]
-    assert place.position == "s"
