@@ -8,6 +8,7 @@ import sys
 from collections.abc import Awaitable, Callable, Sequence
 
 from benchmarks import (
+    beside,
     broadcast,
     fanout,
     latency,
@@ -16,6 +17,7 @@ from benchmarks import (
     recovery,
     replay,
     requests,
+    snapshot,
     visibility,
     writes,
 )
@@ -28,6 +30,8 @@ MEASUREMENTS: dict[str, tuple[str, Measure]] = {
     "writes": ("Writers", writes.measure),
     "latency": ("Delivery", latency.measure),
     "replay": ("Replay", replay.measure),
+    "beside": ("Live changes beside a replay", beside.measure),
+    "snapshot": ("Snapshot", snapshot.measure),
     "recovery": ("Recovery", recovery.measure),
     "matching": ("Matching", matching.measure),
     "broadcast": ("Broadcasts to a thousand", broadcast.measure),

@@ -52,6 +52,8 @@ class _Nowhere:
     def __init__(self) -> None:
         self.frames = 0
 
+    write_one = None
+
     def waiting(self) -> int:
         return 0
 

@@ -10,7 +10,7 @@ from benchmarks.machine import Attached, attached, token
 from benchmarks.replay import memory
 from rowcast.dev.postgres import Postgres
 
-ROWS = 1_000_000
+ROWS = 10_000_000
 BATCH = 500
 _SECONDS = 1800.0
 

@@ -20,6 +20,8 @@ class Counted:
             self._done.clear()
             await asyncio.wait_for(self._done.wait(), _SECONDS)
 
+    write_one = None
+
     def waiting(self) -> int:
         return 0
 

@@ -244,6 +244,8 @@ class Slow(Kept):
 
     reads = False
 
+    write_one = None
+
     def waiting(self) -> int:
         return 0 if self.reads else 1 << 20
 

@@ -1,7 +1,7 @@
 """A lane: whole frames in order, joined within a turn, bounded, and nothing after a close frame."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 from hypothesis import given
@@ -18,6 +18,8 @@ LIMIT = 10_000
 
 class Pipe:
     """A sink that takes everything and lets it leave when it is told to."""
+
+    write_one: Callable[[bytes], None] | None = None
 
     def __init__(self) -> None:
         self.writes: list[list[bytes]] = []
@@ -49,10 +51,17 @@ class Pipe:
 
 
 class Joining(Pipe):
-    """The same, which writes at the end of a turn, and takes a frame at once."""
+    """The same, which writes at the end of a turn: it takes a frame at once, and says when it is full."""
 
-    def now(self, frame: bytes) -> None:
+    lane: Lane | None = None
+
+    def write_one(self, frame: bytes) -> None:
         self.write([frame])
+
+    def write(self, frames: Sequence[bytes]) -> None:
+        super().write(frames)
+        if self.stuck > LOW_MARK and self.lane is not None:
+            self.lane.filled()
 
 
 async def turn() -> None:
@@ -72,16 +81,14 @@ async def test_frames_of_one_turn_leave_in_one_write() -> None:
 
 async def test_a_frame_that_is_alone_in_its_turn_is_sent_at_once_where_nothing_waits() -> None:
     pipe = Joining()
-    lane = Lane(pipe, LIMIT)
+    pipe.lane = lane = Lane(pipe, 1 << 20)
     lane.send(b"a")
     assert (pipe.writes, lane.queued) == ([[b"a"]], 0)
-    lane.send(b"b")
-    pipe.drain()
     # What waits goes first, and together.
+    lane.push(b"b")
     lane.send(b"c")
     assert (pipe.writes, lane.queued) == ([[b"a"]], 2)
     await turn()
-    pipe.drain()
     lane.send(b"d")
     assert pipe.writes == [[b"a"], [b"b", b"c"], [b"d"]]
     lane.close(4000)
@@ -89,6 +96,24 @@ async def test_a_frame_that_is_alone_in_its_turn_is_sent_at_once_where_nothing_w
     await turn()
     assert (pipe.written[-1], pipe.closes) == (b"d", [4000])
     lane.end()
+
+
+async def test_a_sink_that_is_full_is_sent_nothing_at_once_until_it_is_empty() -> None:
+    pipe = Joining()
+    pipe.lane = lane = Lane(pipe, 1 << 20)
+    large = b"x" * (LOW_MARK + 1)
+    lane.send(large)
+    lane.send(b"a")
+    await turn()
+    assert (pipe.writes, lane.queued) == ([[large]], 1)
+    pipe.drain()
+    lane.emptied()
+    assert (pipe.writes, lane.queued) == ([[large], [b"a"]], 0)
+    lane.send(b"b")
+    assert pipe.writes[2:] == [[b"b"]]
+    lane.end()
+    lane.send(b"gone")
+    assert len(pipe.writes) == 3
 
 
 async def test_a_full_sink_is_left_alone_until_it_has_room() -> None:
@@ -218,6 +243,8 @@ class AnyLane(RuleBasedStateMachine):
         self.loop = Turns()
         self.pipe = self.pipes()
         self.lane = Lane(self.pipe, LIMIT, self.loop)
+        if isinstance(self.pipe, Joining):
+            self.pipe.lane = self.lane
         self.accepted: list[bytes] = []
 
     @rule(size=st.integers(min_value=1, max_value=LIMIT * 2))
@@ -230,7 +257,7 @@ class AnyLane(RuleBasedStateMachine):
     @rule()
     def drains(self) -> None:
         self.pipe.drain()
-        self.lane.flush()
+        self.lane.emptied()
 
     @rule()
     def turns(self) -> None:

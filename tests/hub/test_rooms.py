@@ -26,6 +26,8 @@ class Socket:
     def __init__(self) -> None:
         self.frames: list[bytes] = []
 
+    write_one = None
+
     def waiting(self) -> int:
         return 0
 

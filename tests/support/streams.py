@@ -38,6 +38,8 @@ class Kept:
         self.told: list[tuple[str, str]] = []
         self._more = asyncio.Event()
 
+    write_one = None
+
     def waiting(self) -> int:
         return 0
 

@@ -25,8 +25,11 @@ _WRITE_SIZE: Final = 256 * 1024
 class Sink(Protocol):
     """Where a lane writes: a transport, or an ASGI server's ``send``.
 
-    One that writes at the end of a turn has ``now`` besides, which takes a frame.
+    ``write_one`` takes a whole frame, and sends it at the end of a turn of the event loop. A sink that has it
+    tells the lane when it is ``full``, and then when it has room, and takes what comes meanwhile.
     """
+
+    write_one: Callable[[bytes], None] | None
 
     def waiting(self) -> int:
         """Bytes that were written and have not left yet."""
@@ -54,22 +57,23 @@ class Lane:
         "_drained",
         "_due",
         "_frames",
+        "_full",
         "_limit",
         "_loop",
-        "_now",
         "_queued",
         "_scheduled",
         "_sink",
         "_waiting",
+        "_write_one",
         "closed",
+        "direct",
     )
 
     def __init__(self, sink: Sink, limit: int, loop: asyncio.AbstractEventLoop | None = None) -> None:
         self._sink = sink
         self._limit = limit
-        # Looked up once: a broadcast to many asks each.
         self._waiting = sink.waiting
-        self._now: Callable[[bytes], None] | None = getattr(sink, "now", None)
+        self._write_one = sink.write_one
         self._loop = loop or asyncio.get_running_loop()
         self._due = _due.setdefault(self._loop, [])
         self._frames: list[bytes] = []
@@ -78,6 +82,11 @@ class Lane:
         self._closing: tuple[int, str] | None = None
         self._abort_timer: asyncio.TimerHandle | None = None
         self._drained: asyncio.Event | None = None
+        self._full = False
+        #: Takes a frame at once. None while frames wait here, the sink is full, or the connection is to be
+        #: closed. Who sends to many asks for this alone: each further object that is looked at for a member
+        #: is one that has left the processor's cache since the message before.
+        self.direct = self._write_one
         #: Whether a close frame was written, or the peer is gone: nothing is written any more.
         self.closed = False
 
@@ -107,6 +116,7 @@ class Lane:
             return
         self._frames.append(frame)
         self._queued = queued
+        self.direct = None
         if not self._scheduled:
             self._schedule()
 
@@ -115,14 +125,20 @@ class Lane:
 
         More than one in a turn costs less by ``push``, which joins them.
         """
-        if self._now is None or self._frames or self.closed or self._closing is not None or self._waiting():
+        direct = self.direct
+        if direct is None:
             self.push(frame)
             return
         try:
-            self._now(frame)
+            direct(frame)
         except Exception as error:
             self._failed()
             _say(self._loop, error)
+
+    def filled(self) -> None:
+        """The sink is full, until it is ``emptied``."""
+        self._full = True
+        self.direct = None
 
     async def drained(self, below: int) -> None:
         """Wait until no more bytes than this wait in the lane, or the connection is to be closed."""
@@ -143,12 +159,14 @@ class Lane:
         if self.closing:
             return
         self._closing = (code, reason)
+        self.direct = None
         self._abort_timer = self._loop.call_later(_ABORT_SECONDS, self._sink.abort)
         self._schedule()
 
     def end(self) -> None:
         """The connection is gone, or somebody else wrote the close frame."""
         self.closed = True
+        self.direct = None
         self._frames.clear()
         self._queued = 0
         self._went()
@@ -173,9 +191,18 @@ class Lane:
                 raise
             if self._drained is not None:
                 self._went()
-        if self._closing is not None and not self._frames:
+        if self._frames:
+            return
+        if self._closing is not None:
             self.closed = True
             self._sink.close(*self._closing)
+        elif not self._full:
+            self.direct = self._write_one
+
+    def emptied(self) -> None:
+        """The sink has room again."""
+        self._full = False
+        self.flush()
 
     def _failed(self) -> None:
         """A write failed, and nobody knows what left: the client is to subscribe again."""

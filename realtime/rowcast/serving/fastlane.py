@@ -25,16 +25,14 @@ _CLOSE_SECONDS = 5.0
 class FastLane(WebSocketsSansIOProtocol):
     """A connection whose lane writes to the transport."""
 
-    # What each frame looks at, the library's own too: a dictionary of so many attributes is seldom in cache.
-    __slots__ = ("close_sent", "transport", "waiting")
-
     lane: Lane | None = None
     #: Whether a channel is joined on it.
     joined: Callable[[], bool]
     #: Bytes that were written and have not left yet.
     waiting: Callable[[], int]
-    #: Not on every loop.
-    now: Callable[[bytes], None]
+    #: Sends a frame at the end of a turn of the event loop. Only where the loop writes then: others make their
+    #: system call within the write.
+    write_one: Callable[[bytes], None] | None = None
     _fragments: bytearray
     _early: bytearray
     _pong_limit = LOW_MARK
@@ -49,8 +47,7 @@ class FastLane(WebSocketsSansIOProtocol):
         """The lane of this connection, bounded to ``limit`` bytes."""
         self.transport.set_write_buffer_limits(high=LOW_MARK)
         if type(self.loop).__module__.startswith("uvloop"):
-            # Others make their system call within the write.
-            self.now = self.write_now
+            self.write_one = self.transport.write
         self.lane = Lane(self, limit, self.loop)
         self._pong_limit = 2 * limit
         return self.lane
@@ -61,12 +58,6 @@ class FastLane(WebSocketsSansIOProtocol):
         transport = self.transport
         if not (self.close_sent or transport.is_closing()):
             transport.write(frames[0] if len(frames) == 1 else b"".join(frames))
-
-    def write_now(self, frame: bytes) -> None:
-        """Send one frame at the end of this turn of the event loop."""
-        transport = self.transport
-        if not (self.close_sent or transport.is_closing()):
-            transport.write(frame)
 
     def close(self, code: int, reason: str) -> None:
         if self.close_sent or self.transport.is_closing():
@@ -113,6 +104,8 @@ class FastLane(WebSocketsSansIOProtocol):
             self.transport.close()
 
     async def send(self, message: ASGISendEvent) -> None:
+        if message["type"] == "websocket.close":
+            self._end_lane()
         await super().send(message)
         if self._early and self.handshake_complete:
             early, self._early = bytes(self._early), bytearray()
@@ -140,10 +133,15 @@ class FastLane(WebSocketsSansIOProtocol):
             self._fragments = bytearray(event.data)
             self.frames = []
 
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        if self.lane is not None:
+            self.lane.filled()
+
     def resume_writing(self) -> None:
         super().resume_writing()
         if self.lane is not None:
-            self.lane.flush()
+            self.lane.emptied()
 
     def handle_ping(self) -> None:
         if self.close_sent:

@@ -14,6 +14,8 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 class AsgiSink:
     """Sends what a lane writes. ``run`` it beside the loop that receives."""
 
+    write_one = None
+
     def __init__(self, send: Send) -> None:
         self._send = send
         self._frames: deque[bytes] = deque()
