@@ -83,7 +83,8 @@ class Present:
                 if live.audiences.stale and live.questions.position is None:
                     live.audiences.forget_stale()
                 pages = reader.read(connection, live.unheard())
-                changes = await live.hand_out(connection, pages, on_catalog=self._catalog_changed)
+                with self._replays.aside():
+                    changes = await live.hand_out(connection, pages, on_catalog=self._catalog_changed)
             except HistoryLost as lost:
                 await reader.restart(connection)
                 self._lose(str(lost), lost.reason)
