@@ -25,7 +25,7 @@ from rowcast.dev.postgres import Postgres
 
 LISTENERS = 1_000
 WARMUP, MESSAGES = 30, 200
-ROUNDS = 3
+ROUNDS = 5
 #: The least that another's cost may be of Rowcast's.
 BARS = {"C": 1 / 1.6, "Socket.IO": 1 / 0.55}
 _MARK = "what those look for that count"

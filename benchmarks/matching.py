@@ -52,7 +52,7 @@ class _Nowhere:
     def __init__(self) -> None:
         self.frames = 0
 
-    write_one = None
+    pipe = None
 
     def waiting(self) -> int:
         return 0

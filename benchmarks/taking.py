@@ -20,7 +20,7 @@ class Counted:
             self._done.clear()
             await asyncio.wait_for(self._done.wait(), _SECONDS)
 
-    write_one = None
+    pipe = None
 
     def waiting(self) -> int:
         return 0

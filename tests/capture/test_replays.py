@@ -244,7 +244,7 @@ class Slow(Kept):
 
     reads = False
 
-    write_one = None
+    pipe = None
 
     def waiting(self) -> int:
         return 0 if self.reads else 1 << 20

@@ -1,7 +1,8 @@
 """A lane: whole frames in order, joined within a turn, bounded, and nothing after a close frame."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import pytest
 from hypothesis import given
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from rowcast.hub import lanes
-from rowcast.hub.lanes import LOW_MARK, SLOW_CONSUMER, Lane
+from rowcast.hub.lanes import LOW_MARK, SLOW_CONSUMER, Lane, send_to_all
 
 pytestmark = pytest.mark.anyio
 
@@ -19,7 +20,7 @@ LIMIT = 10_000
 class Pipe:
     """A sink that takes everything and lets it leave when it is told to."""
 
-    write_one: Callable[[bytes], None] | None = None
+    pipe: lanes.Pipe | None = None
 
     def __init__(self) -> None:
         self.writes: list[list[bytes]] = []
@@ -50,13 +51,23 @@ class Pipe:
         self.stuck = 0
 
 
+class At(NamedTuple):
+    """Takes single frames for a sink."""
+
+    sink: Pipe
+
+    def write(self, frame: bytes) -> None:
+        self.sink.write([frame])
+
+
 class Joining(Pipe):
     """The same, which writes at the end of a turn: it takes a frame at once, and says when it is full."""
 
     lane: Lane | None = None
 
-    def write_one(self, frame: bytes) -> None:
-        self.write([frame])
+    def __init__(self) -> None:
+        super().__init__()
+        self.pipe = At(self)
 
     def write(self, frames: Sequence[bytes]) -> None:
         super().write(frames)
@@ -82,17 +93,17 @@ async def test_frames_of_one_turn_leave_in_one_write() -> None:
 async def test_a_frame_that_is_alone_in_its_turn_is_sent_at_once_where_nothing_waits() -> None:
     pipe = Joining()
     pipe.lane = lane = Lane(pipe, 1 << 20)
-    lane.send(b"a")
+    send_to_all([lane], b"a")
     assert (pipe.writes, lane.queued) == ([[b"a"]], 0)
     # What waits goes first, and together.
     lane.push(b"b")
-    lane.send(b"c")
+    send_to_all([lane], b"c")
     assert (pipe.writes, lane.queued) == ([[b"a"]], 2)
     await turn()
-    lane.send(b"d")
+    send_to_all([lane], b"d")
     assert pipe.writes == [[b"a"], [b"b", b"c"], [b"d"]]
     lane.close(4000)
-    lane.send(b"too late")
+    send_to_all([lane], b"too late")
     await turn()
     assert (pipe.written[-1], pipe.closes) == (b"d", [4000])
     lane.end()
@@ -102,17 +113,17 @@ async def test_a_sink_that_is_full_is_sent_nothing_at_once_until_it_is_empty() -
     pipe = Joining()
     pipe.lane = lane = Lane(pipe, 1 << 20)
     large = b"x" * (LOW_MARK + 1)
-    lane.send(large)
-    lane.send(b"a")
+    send_to_all([lane], large)
+    send_to_all([lane], b"a")
     await turn()
     assert (pipe.writes, lane.queued) == ([[large]], 1)
     pipe.drain()
     lane.emptied()
     assert (pipe.writes, lane.queued) == ([[large], [b"a"]], 0)
-    lane.send(b"b")
+    send_to_all([lane], b"b")
     assert pipe.writes[2:] == [[b"b"]]
     lane.end()
-    lane.send(b"gone")
+    send_to_all([lane], b"gone")
     assert len(pipe.writes) == 3
 
 
@@ -192,7 +203,7 @@ async def test_a_sink_that_fails_is_told_of_and_dropped_and_no_matter_of_the_oth
     broken, whole = Broken(), Pipe()
     both = [Lane(pipe, LIMIT) for pipe in (broken, whole)]
     for lane in both:
-        lane.send(b"a")
+        send_to_all([lane], b"a")
     await turn()
     assert whole.written == [b"a"]
     # It would go on with a hole.
@@ -250,7 +261,10 @@ class AnyLane(RuleBasedStateMachine):
     @rule(size=st.integers(min_value=1, max_value=LIMIT * 2))
     def pushes(self, size: int) -> None:
         frame = bytes([len(self.accepted) % 256]) * size
-        (self.lane.send if size % 2 else self.lane.push)(frame)
+        if size % 2:
+            send_to_all([self.lane], frame)
+        else:
+            self.lane.push(frame)
         if not self.lane.closing:
             self.accepted.append(frame)
 

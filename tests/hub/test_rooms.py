@@ -26,7 +26,7 @@ class Socket:
     def __init__(self) -> None:
         self.frames: list[bytes] = []
 
-    write_one = None
+    pipe = None
 
     def waiting(self) -> int:
         return 0

@@ -38,7 +38,7 @@ class Kept:
         self.told: list[tuple[str, str]] = []
         self._more = asyncio.Event()
 
-    write_one = None
+    pipe = None
 
     def waiting(self) -> int:
         return 0

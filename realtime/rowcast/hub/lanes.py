@@ -9,7 +9,7 @@ and nothing waits.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final, Protocol
 from weakref import WeakKeyDictionary
 
@@ -22,14 +22,19 @@ LOW_MARK: Final = 64 * 1024
 _WRITE_SIZE: Final = 256 * 1024
 
 
+class Pipe(Protocol):
+    """Takes whole frames at any time, and sends at the end of a turn of the event loop."""
+
+    def write(self, frame: bytes, /) -> object: ...
+
+
 class Sink(Protocol):
     """Where a lane writes: a transport, or an ASGI server's ``send``.
 
-    ``write_one`` takes a whole frame, and sends it at the end of a turn of the event loop. A sink that has it
-    tells the lane when it is ``full``, and then when it has room, and takes what comes meanwhile.
+    One that has a ``pipe`` tells the lane when that is ``filled``, and when it is ``emptied``.
     """
 
-    write_one: Callable[[bytes], None] | None
+    pipe: Pipe | None
 
     def waiting(self) -> int:
         """Bytes that were written and have not left yet."""
@@ -48,7 +53,18 @@ class Sink(Protocol):
         ...
 
 
-class Lane:
+class _Piped:
+    """What a broadcast looks at of a lane, and all it does: each further line of memory has left the
+    processor's cache since the broadcast before. A base's slots come right after an object's head."""
+
+    __slots__ = ("pipe",)
+
+    #: The sink's, while a frame may be written to it: None while frames wait here, it is full, or the
+    #: connection is to be closed.
+    pipe: Pipe | None
+
+
+class Lane(_Piped):
     """The queue of one connection."""
 
     __slots__ = (
@@ -64,16 +80,13 @@ class Lane:
         "_scheduled",
         "_sink",
         "_waiting",
-        "_write_one",
         "closed",
-        "direct",
     )
 
     def __init__(self, sink: Sink, limit: int, loop: asyncio.AbstractEventLoop | None = None) -> None:
         self._sink = sink
         self._limit = limit
         self._waiting = sink.waiting
-        self._write_one = sink.write_one
         self._loop = loop or asyncio.get_running_loop()
         self._due = _due.setdefault(self._loop, [])
         self._frames: list[bytes] = []
@@ -83,10 +96,7 @@ class Lane:
         self._abort_timer: asyncio.TimerHandle | None = None
         self._drained: asyncio.Event | None = None
         self._full = False
-        #: Takes a frame at once. None while frames wait here, the sink is full, or the connection is to be
-        #: closed. Who sends to many asks for this alone: each further object that is looked at for a member
-        #: is one that has left the processor's cache since the message before.
-        self.direct = self._write_one
+        self.pipe = sink.pipe
         #: Whether a close frame was written, or the peer is gone: nothing is written any more.
         self.closed = False
 
@@ -116,29 +126,14 @@ class Lane:
             return
         self._frames.append(frame)
         self._queued = queued
-        self.direct = None
+        self.pipe = None
         if not self._scheduled:
             self._schedule()
-
-    def send(self, frame: bytes) -> None:
-        """The same for one that is likely alone in its turn, as a broadcast is: at once, where nothing waits.
-
-        More than one in a turn costs less by ``push``, which joins them.
-        """
-        direct = self.direct
-        if direct is None:
-            self.push(frame)
-            return
-        try:
-            direct(frame)
-        except Exception as error:
-            self._failed()
-            _say(self._loop, error)
 
     def filled(self) -> None:
         """The sink is full, until it is ``emptied``."""
         self._full = True
-        self.direct = None
+        self.pipe = None
 
     async def drained(self, below: int) -> None:
         """Wait until no more bytes than this wait in the lane, or the connection is to be closed."""
@@ -159,14 +154,14 @@ class Lane:
         if self.closing:
             return
         self._closing = (code, reason)
-        self.direct = None
+        self.pipe = None
         self._abort_timer = self._loop.call_later(_ABORT_SECONDS, self._sink.abort)
         self._schedule()
 
     def end(self) -> None:
         """The connection is gone, or somebody else wrote the close frame."""
         self.closed = True
-        self.direct = None
+        self.pipe = None
         self._frames.clear()
         self._queued = 0
         self._went()
@@ -179,35 +174,39 @@ class Lane:
         self._scheduled = False
         if self.closed:
             return
-        while self._frames and self._waiting() <= LOW_MARK:
-            if self._queued <= _WRITE_SIZE:
-                frames, self._frames, self._queued = self._frames, [], 0
-            else:
-                frames = self._take_some()
-            try:
+        try:
+            while self._frames and self._waiting() <= LOW_MARK:
+                if self._queued <= _WRITE_SIZE:
+                    frames, self._frames, self._queued = self._frames, [], 0
+                else:
+                    frames = self._take_some()
                 self._sink.write(frames)
-            except BaseException:
-                self._failed()
-                raise
-            if self._drained is not None:
-                self._went()
-        if self._frames:
-            return
-        if self._closing is not None:
-            self.closed = True
-            self._sink.close(*self._closing)
-        elif not self._full:
-            self.direct = self._write_one
+                if self._drained is not None:
+                    self._went()
+            if self._frames:
+                return
+            if self._closing is not None:
+                self.closed = True
+                self._sink.close(*self._closing)
+            elif not self._full:
+                self.pipe = self._sink.pipe
+        except Exception as error:
+            self.fail(error)
 
     def emptied(self) -> None:
         """The sink has room again."""
         self._full = False
         self.flush()
 
-    def _failed(self) -> None:
-        """A write failed, and nobody knows what left: the client is to subscribe again."""
+    def fail(self, error: Exception) -> None:
+        """A write failed, and nobody knows what left: the client is to subscribe again.
+
+        One dead socket is no matter of the others.
+        """
         self.end()
         self._sink.abort()
+        context = {"message": "A lane could not be written to", "exception": error}
+        self._loop.call_exception_handler(context)
 
     def _take_some(self) -> list[bytes]:
         """As many of the frames as go in one write, and at least one."""
@@ -232,25 +231,37 @@ class Lane:
         if not self._scheduled:
             self._scheduled = True
             if not self._due:
-                self._loop.call_soon(_flush, self._loop, self._due)
+                self._loop.call_soon(_flush, self._due)
             self._due.append(self)
+
+
+def send_to_all(lanes: Iterable[Lane], frame: bytes, but: Lane | None = None) -> int:
+    """Push a frame that is likely alone in its turn: at once, where nothing waits. To how many it went.
+
+    Two in one turn cost less by ``push``, which joins them.
+    """
+    sent = 0
+    for lane in lanes:
+        if lane is but:
+            continue
+        sent += 1
+        if (pipe := lane.pipe) is None:
+            lane.push(frame)
+            continue
+        try:
+            pipe.write(frame)
+        except Exception as error:
+            lane.fail(error)
+    return sent
 
 
 #: What is to be written to at the end of a loop's turn.
 _due: WeakKeyDictionary[asyncio.AbstractEventLoop, list[Lane]] = WeakKeyDictionary()
 
 
-def _flush(loop: asyncio.AbstractEventLoop, due: list[Lane]) -> None:
+def _flush(due: list[Lane]) -> None:
     lanes = due[:]
     # What is pushed meanwhile is for the next turn.
     due.clear()
     for lane in lanes:
-        try:
-            lane.flush()
-        except Exception as error:
-            _say(loop, error)
-
-
-def _say(loop: asyncio.AbstractEventLoop, error: Exception) -> None:
-    """One dead socket is no matter of the others."""
-    loop.call_exception_handler({"message": "A lane could not be written to", "exception": error})
+        lane.flush()

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from rowcast.hub.earlier import Earlier
 from rowcast.hub.feed import Hearing
-from rowcast.hub.lanes import Lane
+from rowcast.hub.lanes import Lane, send_to_all
 from rowcast.model.roster import Presence
 from rowcast.protocol.broadcasts import Broadcast, encode_broadcast
 from rowcast.protocol.messages import Version
@@ -114,10 +114,7 @@ class Topics:
             lanes = self._lanes[place] = [member.lane for member in plain]
         # A connection has one channel of a topic.
         silent = None if sender is None or sender.echo else sender.lane
-        for lane in lanes:
-            if lane is not silent:
-                lane.send(frame)
-        self.sent += len(lanes) - (silent in lanes)
+        self.sent += send_to_all(lanes, frame, silent)
         if len(lanes) < len(listeners):
             for member in listeners:
                 if member.earlier is not None and member.hears and member.lane is not silent:

@@ -30,9 +30,8 @@ class FastLane(WebSocketsSansIOProtocol):
     joined: Callable[[], bool]
     #: Bytes that were written and have not left yet.
     waiting: Callable[[], int]
-    #: Sends a frame at the end of a turn of the event loop. Only where the loop writes then: others make their
-    #: system call within the write.
-    write_one: Callable[[bytes], None] | None = None
+    #: The transport, where the loop sends at the end of a turn: others make their system call in the write.
+    pipe: asyncio.Transport | None = None
     _fragments: bytearray
     _early: bytearray
     _pong_limit = LOW_MARK
@@ -47,7 +46,7 @@ class FastLane(WebSocketsSansIOProtocol):
         """The lane of this connection, bounded to ``limit`` bytes."""
         self.transport.set_write_buffer_limits(high=LOW_MARK)
         if type(self.loop).__module__.startswith("uvloop"):
-            self.write_one = self.transport.write
+            self.pipe = self.transport
         self.lane = Lane(self, limit, self.loop)
         self._pong_limit = 2 * limit
         return self.lane

@@ -14,7 +14,7 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 class AsgiSink:
     """Sends what a lane writes. ``run`` it beside the loop that receives."""
 
-    write_one = None
+    pipe = None
 
     def __init__(self, send: Send) -> None:
         self._send = send
