@@ -31,10 +31,13 @@ class Pipe(Protocol):
 class Sink(Protocol):
     """Where a lane writes: a transport, or an ASGI server's ``send``.
 
-    One that has a ``pipe`` tells the lane when that is ``filled``, and when it is ``emptied``.
+    One that has a ``pipe`` tells the lane when that is full (``filled``), and when it has room (``emptied``).
     """
 
-    pipe: Pipe | None
+    @property
+    def pipe(self) -> Pipe | None:
+        """What takes single frames, where there is such."""
+        ...
 
     def waiting(self) -> int:
         """Bytes that were written and have not left yet."""
