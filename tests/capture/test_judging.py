@@ -163,6 +163,44 @@ async def test_a_policy_that_fails_or_is_slow_hides_rows_from_its_subject_alone(
         await good.until(lambda: len(good.changes) >= 3)
         assert [change["record"]["id"] for change in good.changes] == [0, 1, 2]
         assert (fails.changes, slow.changes) == ([], [])
+        assert (good.told, fails.told) == ([], [])
+
+
+async def test_whom_a_change_may_have_been_for_is_told_when_its_policy_is_too_slow(
+    migrated: str, notes: asyncpg.Connection
+) -> None:
+    await notes.execute("""
+        alter table notes replica identity full;
+        alter policy own on notes using (case when body = 'slow' then pg_sleep(30) is not null else true end)
+    """)
+    async with streaming(migrated) as stream:
+        old, new = user(ONE, number=1), user(ONE, number=2)
+        first = await subscribed(stream, "notes", claims=old)
+        await notes.execute("insert into notes values (0, null, 'a')")
+        await first.until(lambda: len(first.changes) == 1)
+        asked = await subscribed(stream, "notes", claims=new, gap=True)
+        other = await subscribed(stream, "notes", "id=lt.0", claims=new, gap=True)
+        await notes.execute("insert into notes values (1, null, 'slow'), (2, null, 'a')")
+        # It may have been shown before, so that an update matters as much.
+        await notes.execute("update notes set body = 'a' where id = 1")
+        resumed = await subscribed(stream, "notes", claims=old, resume=first.changes[0]["position"], gap=True)
+        for kept in (first, asked, resumed):
+            await kept.until(lambda kept=kept: bool(kept.told or kept.gaps))  # type: ignore[misc]
+        await stream._present.settle()
+        (told,) = first.told
+        assert told == (
+            "error",
+            "Changes of public.notes may be missing: its policies took Postgres too long.",
+        )
+        assert {gap.reason for gap in (*asked.gaps, *resumed.gaps)} == {"behind"}
+        # Not those that it was not for, whatever their policies say.
+        assert (other.gaps, other.told, first.losses, first.gaps) == ([], [], 0, [])
+        # From a gap's position on nothing is passed over.
+        await notes.execute("alter policy own on notes using (true)")
+        await stream._present.settle()
+        again = await subscribed(stream, "notes", claims=new, resume=asked.gaps[0].position)
+        await again.until(lambda: len(again.changes) == 3)
+        assert [one["record"]["id"] for one in again.changes] == [1, 2, 1]
 
 
 async def test_a_new_token_changes_what_is_seen_with_nothing_lost_or_repeated(

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from rowcast.capture import replays
 from rowcast.capture.delivery import Delivery
+from rowcast.capture.groups import Group
 from rowcast.capture.reader import Page
 from rowcast.capture.stream import Stream
 from rowcast.model.claims import Claims
@@ -237,6 +238,39 @@ async def test_a_crowd_that_comes_back_at_once_is_read_for_together(
         assert all(ids(one.changes) == list(range(2, 51)) for one in crowd)
         # Each of the two workers takes those who are there first, and the others wait together.
         assert max(legs) >= 10
+
+
+async def test_a_read_of_the_present_comes_before_the_next_piece_of_a_replay(
+    migrated: str, notes: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clear: list[bool] = []
+    hand_out = Delivery._hand_out
+
+    async def noted(self: Delivery, *arguments: Any) -> bool:
+        if self is stream._live:
+            clear.append(stream._replays._clear.is_set())
+        return await hand_out(self, *arguments)
+
+    monkeypatch.setattr(Delivery, "_hand_out", noted)
+    monkeypatch.setattr(replays, "_ASIDE_SECONDS", 3600.0)
+    async with streaming(migrated) as stream:
+        kept = await subscribed(stream, "notes")
+        await written(notes, 1, 3)
+        await kept.until(lambda: len(kept.changes) == 3)
+        assert not any(clear)
+        assert clear
+        # Apart from the one that the stream's own reads clear again.
+        apart = replays.Replays(lambda _: None, lambda *_: None, stream._live, asyncio.Event())
+        with apart.aside():
+            pausing = asyncio.create_task(apart._pause(stream._live, Group()))
+            for _ in range(10):
+                await asyncio.sleep(0)
+            assert not pausing.done()
+        await pausing
+        # One that takes long, as for a network that is gone, holds nobody up.
+        monkeypatch.setattr(replays, "_ASIDE_SECONDS", 0.0)
+        with apart.aside():
+            await apart._pause(stream._live, Group())
 
 
 class Slow(Kept):

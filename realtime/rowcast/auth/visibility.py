@@ -31,8 +31,9 @@ _MAX_SLOW: Final = 10_000
 _STRIKES: Final = 8
 _STUBBORN, _UNANSWERED = 4, 1
 
-#: What was not answered is not seen.
+#: A policy that fails shows nothing, as it would to a SELECT.
 _MARKS: Final = str.maketrans("eu", "00")
+_UNSURE: Final = ord("?")
 
 log = structlog.get_logger("rowcast.visibility")
 
@@ -55,7 +56,8 @@ class Doubts:
 
 @dataclass(frozen=True, slots=True)
 class Verdicts:
-    """What was answered. ``lines`` has a letter for each image, by subject: ``1`` where it sees the row."""
+    """What was answered. ``lines`` has a letter for each image, by subject: ``1`` where it sees the row,
+    ``?`` where Postgres did not say in time."""
 
     lines: dict[Subject, str]
     doubts: Doubts
@@ -105,6 +107,15 @@ class _Work:
         step = max(1, _MAX_PAIRS // max(1, len(places)))
         for begin in range(0, len(subjects) if places else 0, step):
             self.queue.append(_Piece(rule, live, tuple(subjects[begin : begin + step]), places))
+
+    def doubt(self, subjects: Iterable[Subject], rows: Iterable[int]) -> None:
+        """Nothing was said in time of these pairs."""
+        places = tuple(rows)
+        for subject in subjects:
+            self.doubts.slow += len(places)
+            marks = self.marks[subject]
+            for row in places:
+                marks[row] = _UNSURE
 
     def look_up(self, rule: Rule, subjects: Sequence[Subject], rows: Collection[int]) -> None:
         """Plan to look for rows in the table, as their images cannot be judged."""
@@ -188,7 +199,7 @@ class Visibility:
             rules = await self._rules.load(connection, relation.oid, {subject.role for subject in work.marks})
         except asyncpg.QueryCanceledError:
             rules = {}
-            work.doubts.slow += len(work.marks) * len(images)
+            work.doubt(work.marks, range(len(images)))
         if any(rule.reads_tableoid for rule in rules.values()):
             work.origin = await self._rules.origin(connection, relation)
         end = self._judges.spent + self._limit
@@ -199,7 +210,7 @@ class Visibility:
             if self._judges.spent < end:
                 await self._answer(work, piece)
             else:
-                work.doubts.slow += piece.pairs
+                work.doubt(piece.subjects, piece.rows)
         return Verdicts({subject: line.decode() for subject, line in work.marks.items()}, work.doubts)
 
     def _strike(self, rule: Rule, *, at_work: bool) -> None:
@@ -220,15 +231,15 @@ class Visibility:
                 work.doubts.barred += len(subjects) * len(work.images)
                 return
         asked = []
+        rows = range(len(work.images))
         stuck = self._strikes.get((rule.oid, rule.role), 0) >= _STRIKES
         for subject in subjects:
             if stuck or self._clock() < self._slow.get((rule.oid, subject), 0.0):
-                work.doubts.slow += len(work.images)
+                work.doubt((subject,), rows)
             elif not _is_text(subject.claims):
                 work.doubts.failed += len(work.images)
             else:
                 asked.append(subject)
-        rows = range(len(work.images))
         if (rule.oid, rule.role) in self._only_live or not rule.fits(work.relation):
             work.look_up(rule, asked, rows)
         else:
@@ -264,7 +275,7 @@ class Visibility:
         elif not slow:
             work.doubts.failed += 1
         else:
-            work.doubts.slow += 1
+            work.doubt(piece.subjects, piece.rows)
             rule, (subject,) = piece.rule, piece.subjects
             log.warning(
                 "policy_slow", schema=rule.schema, table=rule.table, role=rule.role, seconds=self._seconds

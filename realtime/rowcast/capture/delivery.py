@@ -59,7 +59,8 @@ class Means:
 
 class Delivery:
     """Hands out what a reader reads. ``wake`` wakes who reads; ``lose_asking`` tells those who wait for
-    Postgres that changes are missing. Its subscribers are those in ``audiences``, and nobody else's.
+    Postgres that changes are missing, and ``doubt`` some of them that changes of a table may be. Its
+    subscribers are those in ``audiences``, and nobody else's.
     ``tell`` is handed the messages that the database sends, where they are wanted."""
 
     def __init__(
@@ -70,6 +71,7 @@ class Delivery:
         visibility: Visibility,
         wake: asyncio.Event,
         lose_asking: Callable[[str], None],
+        doubt: Callable[[Collection[Subscriber], Relation], None],
         tell: Callable[[Message], None] | None = None,
     ) -> None:
         self._means, self.reader, self._tell = means, reader, tell
@@ -83,6 +85,7 @@ class Delivery:
             self._ready_asking,
             Judging(visibility, means.connect_judge),
             means.costs,
+            doubt,
         )
         self.moves = Moves(audiences, self.questions, wake, lose_asking, self.here_of)
         self.readiness = Readiness(means.rights, visibility, audiences, self.moves, means.filters)

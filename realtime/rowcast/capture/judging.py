@@ -15,11 +15,12 @@ from rowcast.model.change import Change, Op, Relation
 from rowcast.model.claims import Subject
 from rowcast.model.reading import Reading, Seen
 
-_SEEN: Final = {row + old: Seen(row == "1", old == "1") for row in "01" for old in "01"}
+_SEEN: Final = {row + old: Seen(row == "1", old == "1", "?" in row + old) for row in "01?" for old in "01?"}
 
 
 class Verdicts(Protocol):
-    """Which images somebody may see: a letter for each that was given, ``1`` for one that is seen."""
+    """Which images somebody may see: a letter for each that was given, ``1`` for one that is seen, ``?`` for
+    one of which nothing was said in time."""
 
     @property
     def lines(self) -> Mapping[Subject, str]: ...
@@ -50,12 +51,15 @@ class Judging:
         self._visibility, self._connect = visibility, connect
         self._connection: asyncpg.Connection | None = None
 
-    async def sees(self, batch: Sequence[Change], wanted: Sequence[Iterable[Subject]]) -> list[Sees]:
-        """What those who are ``wanted`` for each change may see of it.
+    async def sees(
+        self, batch: Sequence[Change], wanted: Sequence[Iterable[Subject]]
+    ) -> tuple[list[Sees], bool]:
+        """What those who are ``wanted`` for each change may see of it, and whether anything is unsure.
 
         Raises one of LOST with the connection: call again to go on with another.
         """
         found: list[Sees] = [NO_SEES for _ in batch]
+        unsure = False
         by_relation: dict[Relation, tuple[list[int], dict[Subject, None]]] = {}
         for row, subjects in enumerate(wanted):
             if subjects:
@@ -64,11 +68,12 @@ class Judging:
                 several |= dict.fromkeys(subjects)
         for relation, (rows, several) in by_relation.items():
             places, lines = await self._judge(relation, [batch[row] for row in rows], list(several))
+            unsure = unsure or any("?" in line for line in lines.values())
             for row, (at, old) in zip(rows, places, strict=True):
                 found[row] = {
                     subject: _SEEN[lines[subject][at] + lines[subject][old]] for subject in wanted[row]
                 }
-        return found
+        return found, unsure
 
     async def _judge(
         self, relation: Relation, changes: Sequence[Change], subjects: Sequence[Subject]

@@ -2,14 +2,15 @@
 
 Subscribers whose filters Python cannot judge have a queue of their own here, so that nobody else waits for
 Postgres. Order is kept: a change is sent once all before it were. A filter that takes too long is switched
-off, and its subscribers are told; a row that a condition fails on passes no filter that has it.
+off, and its subscribers are told; a row that a condition fails on passes no filter that has it. Where a
+policy takes too long, the row is hidden, and those whom it may have been for are told.
 
 Whoever asks what is slow must not keep the others waiting. When a question takes too long, those conditions
 that were never slow are asked first, and the others for one connection after the other, at its cost.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
@@ -26,6 +27,7 @@ from rowcast.capture.reputations import Reputations
 from rowcast.capture.waiting import Waiting
 from rowcast.db.connection import LOST
 from rowcast.db.roles import RoleUnavailable, Stubborn, end_sessions
+from rowcast.hub.feed import Subscriber
 from rowcast.hub.lanes import Lane
 from rowcast.hub.sending import MayRead, Sees
 from rowcast.hub.subscriptions import Subscriptions
@@ -45,7 +47,8 @@ _Both = tuple[_Given, _Given]
 
 
 class Questions(Waiting):
-    """What empties the queue. ``seconds`` bounds each question."""
+    """What empties the queue. ``seconds`` bounds each question; ``doubt`` is handed those who may have missed
+    a change of a table, as nothing was said in time of whether they may see it."""
 
     def __init__(
         self,
@@ -57,11 +60,12 @@ class Questions(Waiting):
         make_ready: Callable[[asyncpg.Connection, Relation], Awaitable[None]],
         judging: Judging,
         costs: Costs,
+        doubt: Callable[[Collection[Subscriber], Relation], None],
     ) -> None:
         super().__init__(subscriptions.end_transaction, lose)
         self._subscriptions, self._may_read, self._seconds = subscriptions, may_read, seconds
         self._isolated, self._make_ready = isolated, make_ready
-        self._judging = judging
+        self._judging, self._doubt = judging, doubt
         self._costs = costs
         self._reputations = Reputations()
         #: What was asked at the cost of single connections took so long, in the present batch.
@@ -97,10 +101,10 @@ class Questions(Waiting):
                 answers = await self._answered(connection, batch)
                 may_read = kept(self._may_read)
                 wanted = map(partial(candidates, self._subscriptions, may_read), batch, answers)
-                sees = await self._judging.sees(batch, list(wanted))
+                sees, unsure = await self._judging.sees(batch, list(wanted))
                 # It may have been cleared meanwhile.
                 if self._waiting and self._waiting[0] is batch[0]:
-                    self._publish(batch, may_read, answers, sees, version)
+                    self._publish(batch, may_read, answers, sees, version, unsure=unsure)
         finally:
             connection.terminate()
             self._judging.end()
@@ -112,7 +116,10 @@ class Questions(Waiting):
         answers: Sequence[_Both],
         sees: Sequence[Sees],
         version: int,
+        *,
+        unsure: bool,
     ) -> None:
+        doubted: set[Subscriber] = set()
         for change, both, seen in zip(batch, answers, sees, strict=True):
             if self._subscriptions.version != version and not (
                 self._answers_all(change, both)
@@ -123,6 +130,12 @@ class Questions(Waiting):
             with self._isolated(self._subscriptions, change.relation):
                 given, left = both
                 newcomers = self._present_newcomers()
+                if unsure:
+                    missed = self._subscriptions.unsure(change, may_read, given, seen, left)
+                    # Who looks at the table again after one of a batch sees what became of all of it.
+                    if missed := missed - doubted - set(newcomers):
+                        doubted |= missed
+                        self._doubt(missed, change.relation)
                 self._subscriptions.publish(change, may_read, given, seen, left, newcomers)
             if not self._waiting or self._waiting[0] is not change:
                 return

@@ -13,7 +13,7 @@ was at the present a moment ago; where it takes too long the reader goes on, and
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from typing import Final
 
 import asyncpg
@@ -131,9 +131,12 @@ class Replays:
     def lose_asking(self, delivery: Delivery, text: str) -> None:
         """Those of a delivery who wait for Postgres get no answer."""
         delivery.questions.clear()
-        asking = delivery.audiences.asking.subscribers()
-        log.warning("replay_lost", reason=text, subscribers=len(list(asking)))
-        for subscriber in asking:
+        self.lose(delivery.audiences.asking.subscribers(), text)
+
+    def lose(self, subscribers: Collection[Subscriber], text: str) -> None:
+        """These miss changes: they go on from the present, and are told."""
+        log.warning("replay_lost", reason=text, subscribers=len(subscribers))
+        for subscriber in subscribers:
             if (member := self._members.get(subscriber)) is not None:
                 self.forget(subscriber)
                 self._miss(member, "behind")

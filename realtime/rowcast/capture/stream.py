@@ -36,6 +36,7 @@ from rowcast.db.connection import connect
 from rowcast.hub.feed import Gap, Subscribed, Subscriber
 from rowcast.hub.subscriptions import Subscriptions
 from rowcast.model.binding import Binding
+from rowcast.model.change import Relation
 from rowcast.model.claims import Claims
 from rowcast.model.message import Message
 
@@ -43,6 +44,9 @@ _TEND_SECONDS: Final = 1.0
 _RECONCILE_SECONDS: Final = 10.0
 _RECONCILE_RETRY: Final = 0.25
 _RECONCILE_SHARE: Final = 50
+#: Why changes may be missing for somebody, and how often a channel is told that asked for no gaps.
+_DOUBT: Final = "policies took Postgres too long"
+_DOUBT_SECONDS: Final = 10.0
 #: What is asked about policies is short, and those who ask wait for it.
 _JUDGE_PATIENCE: Final = 10.0
 #: Who brings on those who resume: first those who missed little, and those who missed most.
@@ -93,7 +97,14 @@ class Stream:
             message_limit,
         )
         self._live = live = Delivery(
-            self._means, Reader(page_size), subscriptions, visibility, self._wake, self._lose_asking, tell
+            self._means,
+            Reader(page_size),
+            subscriptions,
+            visibility,
+            self._wake,
+            self._lose_asking,
+            self._doubt,
+            tell,
         )
         self._listener = Listener(
             direct_dsn, self._waker, self._wake, self._catalog_news, self._listening, patience
@@ -249,6 +260,7 @@ class Stream:
                 self._judges[name],
                 asyncio.Event(),
                 lambda text: self._replays.lose_asking(delivery, text),
+                lambda subscribers, _: self._replays.lose(subscribers, _DOUBT),
             )
             return delivery
 
@@ -285,6 +297,18 @@ class Stream:
     def _lose_asking(self, reason: str) -> None:
         self._live.questions.clear()
         self._end(self._live.audiences.asking.subscribers(), reason, "behind")
+
+    def _doubt(self, subscribers: Collection[Subscriber], relation: Relation) -> None:
+        """Changes of a table may be missing for these, as its policies took too long. Who did not ask for
+        gaps stays joined all the same: to join again would make it worse."""
+        if asked := [one for one in subscribers if one.gap]:
+            self._end(asked, _DOUBT, "behind")
+        now = time.monotonic()
+        for one in subscribers:
+            if not one.gap and now >= one.doubted + _DOUBT_SECONDS:
+                one.doubted = now
+                table = f"{relation.schema}.{relation.table}"
+                one.told("error", f"Changes of {table} may be missing: its policies took Postgres too long.")
 
     def _end(self, subscribers: Collection[Subscriber], reason: str, kind: str | None) -> None:
         log.error("gap", reason=reason, subscribers=len(subscribers))

@@ -1,5 +1,6 @@
 """What a channel is to the hub, and what the source of changes is to the web."""
 
+import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol
@@ -69,6 +70,7 @@ class Subscriber:
     and ``group`` whether it is sent whole transactions; ``transaction`` is what it has yet to be sent of one.
     ``missed`` is called with a gap after which the subscription goes on. ``behind`` is set while it is sent
     what it missed, or a snapshot. ``hearing`` is how it hears messages, where they are to be in the stream.
+    ``doubted`` is when it was told last that it may miss changes, in seconds of the monotonic clock.
     """
 
     topic: str
@@ -85,6 +87,7 @@ class Subscriber:
     missed: Callable[[Gap], None] = lambda gap: None
     behind: bool = False
     hearing: Hearing | None = None
+    doubted: float = -math.inf
 
 
 @dataclass(frozen=True, slots=True)

@@ -336,16 +336,31 @@ class Subscriptions:
         left_answers: AnswersByRole = _NO_ANSWERS,
     ) -> set[Subject]:
         """For whom a change has to be judged before it can be published."""
+        judged = self._judged(change, may_read, answers, left_answers)
+        return {subscriber.subject for subscriber in judged}
+
+    def unsure(
+        self,
+        change: Change,
+        may_read: MayRead,
+        answers: AnswersByRole,
+        sees: Sees,
+        left_answers: AnswersByRole,
+    ) -> set[Subscriber]:
+        """Of whom nobody could say in time whether they may see a change."""
+        judged = self._judged(change, may_read, answers, left_answers)
+        return {one for one in judged if (seen := sees.get(one.subject)) is not None and seen.unsure}
+
+    def _judged(
+        self, change: Change, may_read: MayRead, answers: AnswersByRole, left_answers: AnswersByRole
+    ) -> Iterator[Subscriber]:
         sending = self._sending(change, may_read)
         audiences = [*self._audiences_of(change, answers, sending)]
         if (leave := self.leave(change)) is not None:
             audiences += found(self._hits(leave, left_answers), Op.LEAVE, self._sending(leave, may_read))
-        return {
-            subscriber.subject
-            for audience, members in audiences
-            if sending.judged(audience.role)
-            for subscriber in members
-        }
+        for audience, members in audiences:
+            if sending.judged(audience.role):
+                yield from members
 
     def _sending(
         self,

@@ -20,10 +20,14 @@ class Reading:
 
 
 class Seen(NamedTuple):
-    """Which images of a changed row somebody may see. The row is the one that the change is reported by."""
+    """Which images of a changed row somebody may see. The row is the one that the change is reported by.
+
+    ``unsure``: Postgres did not say in time of one of them, which then counts as not seen.
+    """
 
     row: bool
     old: bool
+    unsure: bool = False
 
 
 class View(NamedTuple):
