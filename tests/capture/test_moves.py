@@ -59,7 +59,7 @@ async def test_a_channel_is_told_no_position_within_a_transaction_that_it_was_no
         Costs(1.0),
         lambda subscribers, relation: lose("doubt"),
     )
-    moves = Moves(audiences, questions, asyncio.Event(), lose, lambda subscriber: HERE)
+    moves = Moves(audiences, questions, asyncio.Event(), lose, lambda: HERE, lambda subscriber: HERE)
     binding = parse_binding({"table": "notes"})
     attached = asyncio.ensure_future(moves.attach(channel, [binding], Subject("anon"), {}))
     await asyncio.sleep(0)

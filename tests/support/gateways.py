@@ -179,7 +179,7 @@ class Nginx(Gateway):
             (r"/etc/\S+/fullchain.pem", str(self.certificate.chain)),
             (r"/etc/\S+/privkey.pem", str(self.certificate.key)),
             (r"/var/log/nginx/", f"{self.folder}/"),
-            (r"127\.0\.0\.1:4000", f"127.0.0.1:{self.upstream}"),
+            (r"127\.0\.0\.1:4000\b", f"127.0.0.1:{self.upstream}"),
         ):
             text, count = re.subn(pattern, own, text)
             assert count, f"docs/deploy.md has no {pattern}"

@@ -27,6 +27,7 @@ def browser(tmp_path: Path) -> httpx.AsyncClient:
     (folder / ".env").write_text("ROWCAST_JWT_SECRET=")
     (tmp_path / "beside.txt").write_text("beside")
     (folder / "link.txt").symlink_to(tmp_path / "beside.txt")
+    (folder / "loop.txt").symlink_to(folder / "loop.txt")
     return asking(create_app(make_app(ListFeed()).state.services, folder))
 
 
@@ -44,7 +45,7 @@ async def test_a_folder_is_served_with_what_it_may_do(browser: httpx.AsyncClient
 
 
 @pytest.mark.parametrize(
-    "path", ["", "nowhere", ".env", "chat/../.env", "..%2fbeside.txt", "link.txt", "%00"]
+    "path", ["", "nowhere", ".env", "chat/../.env", "..%2fbeside.txt", "link.txt", "loop.txt", "%00"]
 )
 async def test_what_is_hidden_or_beside_the_folder_is_not_served(
     browser: httpx.AsyncClient, path: str

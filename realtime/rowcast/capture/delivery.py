@@ -87,7 +87,7 @@ class Delivery:
             means.costs,
             doubt,
         )
-        self.moves = Moves(audiences, self.questions, wake, lose_asking, self.here_of)
+        self.moves = Moves(audiences, self.questions, wake, lose_asking, lambda: self.here, self.here_of)
         self.readiness = Readiness(means.rights, visibility, audiences, self.moves, means.filters)
         self._handed: tuple[Page, Order] | None = None
         #: The maxseq of the transaction that is being handed out.
@@ -109,9 +109,8 @@ class Delivery:
 
     def here_of(self, subscriber: Subscriber) -> Position | None:
         """Up to where rows were handed out to a subscriber."""
-        waiting = self.questions.position
-        asks = subscriber in self.audiences.asking and not self.questions.is_newcomer(subscriber)
-        if waiting is not None and asks:
+        waiting = self.questions.position_of(subscriber)
+        if waiting is not None and subscriber in self.audiences.asking:
             return Position.decode(waiting)
         return self.here
 

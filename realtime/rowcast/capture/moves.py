@@ -35,7 +35,7 @@ class _Move:
 
 class Moves:
     """Moves that are wanted. ``wake`` wakes the reader; ``lose`` tells who asks that changes are missing;
-    ``here`` says up to where a subscriber was handed out to."""
+    ``here`` says up to where rows were handed out, and ``here_of`` up to where they were to a subscriber."""
 
     def __init__(
         self,
@@ -43,10 +43,11 @@ class Moves:
         questions: Questions,
         wake: asyncio.Event,
         lose: Callable[[str], None],
-        here: Callable[[Subscriber], Position | None],
+        here: Callable[[], Position | None],
+        here_of: Callable[[Subscriber], Position | None],
     ) -> None:
         self._audiences, self._questions, self._wake, self._lose = audiences, questions, wake, lose
-        self._here = here
+        self._here, self._here_of = here, here_of
         self._wanted: list[_Move] = []
 
     async def attach(
@@ -93,8 +94,9 @@ class Moves:
                     one.subscriber, one.bindings, one.subject, one.ready, judged=one.judged
                 )
                 if not asked:
-                    self._questions.begin(one.subscriber)
-            here, open_ = self._here(one.subscriber), one.subscriber.transaction
+                    present = self._here()
+                    self._questions.begin(one.subscriber, None if present is None else present.encode())
+            here, open_ = self._here_of(one.subscriber), one.subscriber.transaction
             # Of a transaction that is open it was sent nothing yet.
             at = open_.before if open_ is not None else None if here is None else here.encode()
             one.done.set_result(at)

@@ -44,7 +44,7 @@ _STALL_SECONDS: Final = 30.0
 _TURN_SECONDS: Final = 0.1
 _TURNS: Final = 6
 #: For so long at most a piece waits for a read of the present. One that takes longer waits for Postgres.
-_ASIDE_SECONDS: Final = 0.02
+_ASIDE_SECONDS: Final = 0.01
 #: After so long without work a worker gives its connections back.
 _IDLE_SECONDS: Final = 60.0
 

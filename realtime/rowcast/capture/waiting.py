@@ -35,13 +35,20 @@ class Waiting:
         self._turn = asyncio.Event()
         #: From where to resume while changes wait here; None while none does.
         self.position: str | None = None
-        #: Who came while changes waited, and how many had been taken by then: those are not for it.
-        self._newcomers: dict[Subscriber, int] = {}
+        #: Who came while changes waited, how many had been taken by then, which are not for it, and the
+        #: position from which it hears.
+        self._newcomers: dict[Subscriber, tuple[int, str | None]] = {}
 
-    def begin(self, subscriber: Subscriber) -> None:
-        """A subscriber was attached that did not hear anything yet: what waits was handed out before."""
+    def begin(self, subscriber: Subscriber, position: str | None) -> None:
+        """A subscriber was attached that hears from this position on: what waits was handed out before."""
         if self._waiting:
-            self._newcomers[subscriber] = self._taken
+            self._newcomers[subscriber] = self._taken, position
+
+    def position_of(self, subscriber: Subscriber) -> str | None:
+        """From where a subscriber could resume while changes wait here; None while none does."""
+        if (newcomer := self._newcomers.get(subscriber)) is None or not self.is_newcomer(subscriber):
+            return self.position
+        return newcomer[1]
 
     def is_newcomer(self, subscriber: Subscriber) -> bool:
         """Whether what waits first is not for a subscriber, as it came later."""
@@ -50,7 +57,7 @@ class Waiting:
     def _present_newcomers(self) -> Collection[Subscriber]:
         if self._newcomers:
             sent = self._taken - len(self._waiting)
-            self._newcomers = {one: taken for one, taken in self._newcomers.items() if taken > sent}
+            self._newcomers = {one: came for one, came in self._newcomers.items() if came[0] > sent}
         return self._newcomers
 
     def put(self, change: Change, before: str | None) -> None:

@@ -31,6 +31,10 @@ class Pages(StaticFiles):
     async def get_response(self, path: str, scope: Scope) -> Response:
         if any(part.startswith(".") for part in PurePath(path).parts):
             raise HTTPException(404)
-        response = await super().get_response(path, scope)
+        try:
+            response = await super().get_response(path, scope)
+        except OSError:
+            # A loop of links, for example.
+            raise HTTPException(404) from None
         response.headers.update(_HEADERS)
         return response
