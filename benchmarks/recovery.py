@@ -10,6 +10,7 @@ import asyncpg
 import jwt
 
 from benchmarks.machine import SECRET, Attached, attached
+from rowcast.db.connection import LOST
 from rowcast.dev.postgres import Postgres
 from rowcast_client import Change, create_client
 
@@ -80,7 +81,7 @@ async def _writing(server: Postgres) -> AsyncIterator[set[int]]:
                     )
                     written.add(id_)
                     await asyncio.sleep(_PACE)
-            except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            except (*LOST, asyncpg.PostgresError):
                 await asyncio.sleep(_PACE)
 
     writer = asyncio.create_task(write())
