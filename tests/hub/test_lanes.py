@@ -61,7 +61,7 @@ class At(NamedTuple):
 
 
 class Joining(Pipe):
-    """The same, which writes at the end of a turn: it takes a frame at once, and says when it is full."""
+    """The same, which takes single frames besides, and says when it is full."""
 
     lane: Lane | None = None
 

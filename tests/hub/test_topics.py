@@ -1,5 +1,7 @@
 """Topics: who is sent what, and that nobody else is."""
 
+import asyncio
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -8,7 +10,19 @@ from rowcast.hub.topics import Member, Topics
 from rowcast.protocol.broadcasts import Broadcast, TextBroadcast, UserBroadcast, encode_broadcast
 from rowcast.protocol.messages import Version
 
+pytestmark = pytest.mark.anyio
+
 PING = TextBroadcast(b'{"event":"ping"}')
+
+
+class Pipe:
+    """Keeps what is written to it."""
+
+    def __init__(self) -> None:
+        self.frames: list[bytes] = []
+
+    def write(self, frame: bytes) -> None:
+        self.frames.append(frame)
 
 
 class Ear:
@@ -16,11 +30,11 @@ class Ear:
 
     def __init__(self) -> None:
         self.frames: list[bytes] = []
+        #: What takes a frame at once.
+        self.pipe: Pipe | None = None
 
     def push(self, frame: bytes) -> None:
         self.frames.append(frame)
-
-    pipe = None
 
 
 def member(
@@ -45,7 +59,7 @@ def member(
     ),
     sender=st.none() | st.integers(0, 7),
 )  # fmt: skip
-def test_it_agrees_with_a_list_of_all_members(
+async def test_it_agrees_with_a_list_of_all_members(
     members: list[tuple[str, bool, Version, bool, bool, bool]],
     topic: str,
     private: bool,
@@ -71,7 +85,7 @@ def test_it_agrees_with_a_list_of_all_members(
 
 
 @pytest.mark.parametrize("version", list(Version))
-def test_all_of_one_version_are_handed_the_very_same_frame(version: Version) -> None:
+async def test_all_of_one_version_are_handed_the_very_same_frame(version: Version) -> None:
     topics, ears = Topics(), []
     for _ in range(3):
         one, ear = member(version=version)
@@ -79,6 +93,24 @@ def test_all_of_one_version_are_handed_the_very_same_frame(version: Version) -> 
         ears.append(ear)
     topics.publish("realtime:a", PING, private=False)
     assert len({id(frame) for ear in ears for frame in ear.frames}) == 1
+
+
+async def test_the_first_of_a_turn_is_sent_at_once_and_those_after_it_together() -> None:
+    topics = Topics()
+    here, ear = member()
+    there, other = member("realtime:b")
+    ear.pipe, other.pipe = pipe, away = Pipe(), Pipe()
+    for one in (here, there):
+        topics.enter(one)
+    frame = encode_broadcast("realtime:a", PING, Version.V2)
+    for turn in range(1, 3):
+        for _ in range(3):
+            topics.publish("realtime:a", PING, private=False)
+        topics.publish("realtime:b", PING, private=False)
+        assert (pipe.frames, ear.frames) == ([frame] * turn, [frame] * 2 * turn)
+        assert (len(away.frames), other.frames) == (turn, [])
+        await asyncio.sleep(0)
+    assert topics.sent == 8
 
 
 def test_a_topic_that_everybody_left_is_forgotten() -> None:

@@ -23,7 +23,7 @@ _WRITE_SIZE: Final = 256 * 1024
 
 
 class Pipe(Protocol):
-    """Takes whole frames at any time, and sends at the end of a turn of the event loop."""
+    """Takes whole frames, each of which costs a system call."""
 
     def write(self, frame: bytes, /) -> object: ...
 
@@ -241,7 +241,7 @@ class Lane(_Piped):
 def send_to_all(lanes: Iterable[Lane], frame: bytes, but: Lane | None = None) -> int:
     """Push a frame that is likely alone in its turn: at once, where nothing waits. To how many it went.
 
-    Two in one turn cost less by ``push``, which joins them.
+    More than one in a turn cost less by ``push``, which joins them.
     """
     sent = 0
     for lane in lanes:

@@ -4,6 +4,7 @@ A public and a private channel of one name are two topics, which never mix. Ever
 loop only, and nothing waits: what is published has gone to all members within one turn.
 """
 
+import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -58,6 +59,8 @@ class Topics:
         self._listeners: dict[_Place, dict[Member, None]] = {}
         #: Of a topic that was published to, the lanes of those who hear all, and nothing earlier.
         self._lanes: dict[_Place, list[Lane]] = {}
+        #: What was published to in this turn of the event loop.
+        self._said: set[_Place] = set()
         #: Frames that were handed to lanes since the start.
         self.sent = 0
 
@@ -107,14 +110,26 @@ class Topics:
     def _say(
         self, place: _Place, listeners: Mapping[Member, None], frame: bytes, sender: Member | None
     ) -> None:
-        """Send what a client says. Lanes are looked up once: to go by members costs as much again."""
+        """Send what a client says: the first of a turn at once, and the others of it together.
+
+        Lanes are looked up once: to go by members costs as much again.
+        """
         lanes = self._lanes.get(place)
         if lanes is None:
             plain = (member for member in listeners if member.hears and member.earlier is None)
             lanes = self._lanes[place] = [member.lane for member in plain]
         # A connection has one channel of a topic.
         silent = None if sender is None or sender.echo else sender.lane
-        self.sent += send_to_all(lanes, frame, silent)
+        if place in self._said:
+            for lane in lanes:
+                if lane is not silent:
+                    lane.push(frame)
+                    self.sent += 1
+        else:
+            if not self._said:
+                asyncio.get_running_loop().call_soon(self._said.clear)
+            self._said.add(place)
+            self.sent += send_to_all(lanes, frame, silent)
         if len(lanes) < len(listeners):
             for member in listeners:
                 if member.earlier is not None and member.hears and member.lane is not silent:

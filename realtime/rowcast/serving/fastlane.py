@@ -30,7 +30,6 @@ class FastLane(WebSocketsSansIOProtocol):
     joined: Callable[[], bool]
     #: Bytes that were written and have not left yet.
     waiting: Callable[[], int]
-    #: The transport, where the loop sends at the end of a turn: others make their system call in the write.
     pipe: asyncio.Transport | None = None
     _fragments: bytearray
     _early: bytearray
@@ -45,8 +44,7 @@ class FastLane(WebSocketsSansIOProtocol):
     def open_lane(self, limit: int) -> Lane:
         """The lane of this connection, bounded to ``limit`` bytes."""
         self.transport.set_write_buffer_limits(high=LOW_MARK)
-        if type(self.loop).__module__.startswith("uvloop"):
-            self.pipe = self.transport
+        self.pipe = self.transport
         self.lane = Lane(self, limit, self.loop)
         self._pong_limit = 2 * limit
         return self.lane
