@@ -109,6 +109,41 @@ async def test_a_frame_that_is_alone_in_its_turn_is_sent_at_once_where_nothing_w
     lane.end()
 
 
+@given(
+    states=st.lists(st.sampled_from(["free", "waits", "closing", "gone", "broken", "plain"]), max_size=8),
+    but=st.none() | st.integers(0, 7),
+)
+async def test_of_many_each_is_sent_it_once_whatever_the_others_are(
+    states: list[str], but: int | None
+) -> None:
+    class Broken(Joining):
+        def write(self, frames: Sequence[bytes]) -> None:
+            raise OSError("broken")
+
+    told: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context["exception"]))
+    kinds = {"broken": Broken, "plain": Pipe}
+    pipes = [kinds.get(state, Joining)() for state in states]
+    some = [Lane(pipe, LIMIT) for pipe in pipes]
+    for state, lane in zip(states, some, strict=True):
+        match state:
+            case "waits":
+                lane.push(b"before")
+            case "closing":
+                lane.close(4000)
+            case "gone":
+                lane.end()
+    silent = some[but] if but is not None and but < len(some) else None
+    assert send_to_all(some, b"a", silent) == len(some) - (silent is not None)
+    await turn()
+    for state, lane, pipe in zip(states, some, pipes, strict=True):
+        heard = state in ("free", "waits", "plain") and lane is not silent
+        assert pipe.written == [b"before"] * (state == "waits") + [b"a"] * heard
+        assert pipe.aborts == (state == "broken" and lane is not silent)
+        lane.end()
+    assert len(told) == sum(pipe.aborts for pipe in pipes)
+
+
 async def test_a_sink_that_is_full_is_sent_nothing_at_once_until_it_is_empty() -> None:
     pipe = Joining()
     pipe.lane = lane = Lane(pipe, 1 << 20)

@@ -9,7 +9,7 @@ and nothing waits.
 """
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Final, Protocol
 from weakref import WeakKeyDictionary
 
@@ -58,7 +58,7 @@ class Sink(Protocol):
 
 class _Piped:
     """What a broadcast looks at of a lane, and all it does: each further line of memory has left the
-    processor's cache since the broadcast before. A base's slots come right after an object's head."""
+    processor's cache since the broadcast before. The slots of a base come right after an object's head."""
 
     __slots__ = ("pipe",)
 
@@ -238,23 +238,34 @@ class Lane(_Piped):
             self._due.append(self)
 
 
-def send_to_all(lanes: Iterable[Lane], frame: bytes, but: Lane | None = None) -> int:
+def send_to_all(lanes: Sequence[Lane], frame: bytes, but: Lane | None = None) -> int:
     """Push a frame that is likely alone in its turn: at once, where nothing waits. To how many it went.
 
     More than one in a turn cost less by ``push``, which joins them.
     """
-    sent = 0
-    for lane in lanes:
-        if lane is but:
-            continue
-        sent += 1
-        if (pipe := lane.pipe) is None:
-            lane.push(frame)
-            continue
-        try:
-            pipe.write(frame)
-        except Exception as error:
-            lane.fail(error)
+    # All lanes are looked at before the first write: what waits for memory then waits together, and is not
+    # thrown out of the processor's cache by a system call in between.
+    pipes = [lane.pipe for lane in lanes]
+    own = None if but is None else but.pipe
+    sent, held = len(pipes), False
+    for pipe in pipes:
+        if pipe is None:
+            held = True
+        elif pipe is own:
+            sent -= 1
+        else:
+            try:
+                pipe.write(frame)
+            except Exception as error:
+                lanes[pipes.index(pipe)].fail(error)
+    if held:
+        for lane, pipe in zip(lanes, pipes, strict=True):
+            if pipe is not None:
+                continue
+            if lane is but:
+                sent -= 1
+            else:
+                lane.push(frame)
     return sent
 
 
