@@ -104,3 +104,31 @@ async def test_who_comes_to_ask_while_changes_wait_is_sent_what_comes_after_its_
         await again.until(lambda: len(again.changes) == 2)
         assert [change["seq"] for change in again.changes] == [change["seq"] for change in late.changes]
         await connection.close()
+
+
+async def test_who_came_while_changes_waited_is_nowhere_beyond_those_that_wait_for_it(
+    migrated: str, notes: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = asyncio.Event()
+    answered = Questions._answered
+
+    async def late(self: Questions, *arguments: Any) -> Any:
+        await held.wait()
+        return await answered(self, *arguments)
+
+    monkeypatch.setattr(Questions, "_answered", late)
+    async with streaming(migrated) as stream:
+        await subscribed(stream, "notes", "body=like.a%")
+        await notes.execute("insert into notes values (1, null, 'a')")
+        await stream._present.catch_up()
+        came = await subscribed(stream, "notes", "body=like.%a")
+        await notes.execute("insert into notes values (2, null, 'a')")
+        await stream._present.catch_up()
+        here = stream._live.here_of(came.subscriber)
+        assert here is not None
+        assert here.encode() == came.position
+        resumed = await subscribed(stream, "notes", resume=here.encode())
+        await resumed.until(lambda: bool(resumed.changes))
+        held.set()
+        await came.until(lambda: len(came.changes) == 1)
+        assert [one.changes[0]["record"]["id"] for one in (came, resumed)] == [2, 2]

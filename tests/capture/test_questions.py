@@ -1,13 +1,11 @@
 """Subscribers whose filters Postgres judges: in order, and in nobody's way."""
 
 import asyncio
-from typing import Any
 
 import asyncpg
 import pytest
 
 from rowcast.capture import questions, waiting
-from rowcast.capture.questions import Questions
 from rowcast.capture.stream import Stream
 from rowcast.hub.feed import Subscribed, Subscriber
 from rowcast.hub.lanes import Lane
@@ -261,36 +259,6 @@ async def test_the_position_waits_for_what_waits_for_an_answer(notes: str) -> No
         told = [stream.position_of(some) for some in ([asks], [hears], [], [asks, hears])]
         assert told == ["waits", here, here, None]
         stream._live.questions.position = None
-        await connection.close()
-
-
-async def test_who_came_while_changes_waited_is_nowhere_beyond_those_that_wait_for_it(
-    notes: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    held = asyncio.Event()
-    answered = Questions._answered
-
-    async def late(self: Questions, *arguments: Any) -> Any:
-        await held.wait()
-        return await answered(self, *arguments)
-
-    monkeypatch.setattr(Questions, "_answered", late)
-    async with streaming(notes) as stream:
-        await subscribed(stream, "notes", "body=like.a%")
-        connection = await asyncpg.connect(notes)
-        await connection.execute("insert into notes values (1, 'a')")
-        await stream._present.catch_up()
-        came = await subscribed(stream, "notes", "body=like.%a")
-        await connection.execute("insert into notes values (2, 'a')")
-        await stream._present.catch_up()
-        here = stream._live.here_of(came.subscriber)
-        assert here is not None
-        assert here.encode() == came.position
-        resumed = await subscribed(stream, "notes", resume=here.encode())
-        await resumed.until(lambda: bool(resumed.changes))
-        held.set()
-        await came.until(lambda: len(came.changes) == 1)
-        assert [one.changes[0]["record"]["id"] for one in (came, resumed)] == [2, 2]
         await connection.close()
 
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from rowcast.capture import replays
+from rowcast.capture import precedence, replays
 from rowcast.capture.delivery import Delivery
 from rowcast.capture.groups import Group
 from rowcast.capture.reader import Page
@@ -248,11 +248,11 @@ async def test_a_read_of_the_present_comes_before_the_next_piece_of_a_replay(
 
     async def noted(self: Delivery, *arguments: Any) -> bool:
         if self is stream._live:
-            clear.append(stream._replays._clear.is_set())
+            clear.append(stream._replays.precedence._clear.is_set())
         return await hand_out(self, *arguments)
 
     monkeypatch.setattr(Delivery, "_hand_out", noted)
-    monkeypatch.setattr(replays, "_ASIDE_SECONDS", 3600.0)
+    monkeypatch.setattr(precedence, "_SECONDS", 3600.0)
     async with streaming(migrated) as stream:
         kept = await subscribed(stream, "notes")
         await written(notes, 1, 3)
@@ -261,15 +261,15 @@ async def test_a_read_of_the_present_comes_before_the_next_piece_of_a_replay(
         assert clear
         # Apart from the one that the stream's own reads clear again.
         apart = replays.Replays(lambda _: None, lambda *_: None, stream._live, asyncio.Event())
-        with apart.aside():
+        with apart.precedence.taken():
             pausing = asyncio.create_task(apart._pause(stream._live, Group()))
             for _ in range(10):
                 await asyncio.sleep(0)
             assert not pausing.done()
         await pausing
         # One that takes long, as for a network that is gone, holds nobody up.
-        monkeypatch.setattr(replays, "_ASIDE_SECONDS", 0.0)
-        with apart.aside():
+        monkeypatch.setattr(precedence, "_SECONDS", 0.0)
+        with apart.precedence.taken():
             await apart._pause(stream._live, Group())
 
 

@@ -48,7 +48,7 @@ def publish(subscriptions: Subscriptions, change: Change, sees: dict[Subject, Se
     leave = subscriptions.leave(change)
     left = {} if leave is None else answered(leave, subscriptions.asks(leave))
     answers = answered(change, subscriptions.asks(change))
-    wanted = subscriptions.candidates(change, may_read, answers, left)
+    wanted = {one.subject for one in subscriptions.judged(change, may_read, answers, left)}
     sees = {subject: seen for subject, seen in (sees or {}).items() if subject in wanted}
     subscriptions.publish(change, may_read, answers, sees, left)
 

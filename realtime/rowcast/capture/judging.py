@@ -8,6 +8,7 @@ from typing import Final, Protocol
 
 import asyncpg
 
+from rowcast.hub.feed import Subscriber
 from rowcast.hub.matching import AnswersByRole
 from rowcast.hub.sending import NO_SEES, MayRead, Sees
 from rowcast.hub.subscriptions import Subscriptions
@@ -110,7 +111,19 @@ def candidates(
     answers: tuple[AnswersByRole, AnswersByRole],
 ) -> set[Subject]:
     """For whom a change has to be judged. ``answers`` are those for it, and those for its old row."""
-    return subscriptions.candidates(change, may_read, *answers)
+    return {subscriber.subject for subscriber in subscriptions.judged(change, may_read, *answers)}
+
+
+def doubtful(
+    subscriptions: Subscriptions,
+    may_read: MayRead,
+    change: Change,
+    answers: tuple[AnswersByRole, AnswersByRole],
+    sees: Sees,
+) -> set[Subscriber]:
+    """Of whom nobody could say in time whether they may see a change."""
+    judged = subscriptions.judged(change, may_read, *answers)
+    return {one for one in judged if (seen := sees.get(one.subject)) is not None and seen.unsure}
 
 
 def kept(may_read: MayRead) -> MayRead:

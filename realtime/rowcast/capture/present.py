@@ -83,7 +83,7 @@ class Present:
                 if live.audiences.stale and live.questions.position is None:
                     live.audiences.forget_stale()
                 pages = reader.read(connection, live.unheard())
-                with self._replays.aside():
+                with self._replays.precedence.taken():
                     changes = await live.hand_out(connection, pages, on_catalog=self._catalog_changed)
             except HistoryLost as lost:
                 await reader.restart(connection)

@@ -21,7 +21,7 @@ import structlog
 
 from rowcast.capture.costs import SHARE, Costs
 from rowcast.capture.filters import answer, is_of_others
-from rowcast.capture.judging import Judging, candidates, kept
+from rowcast.capture.judging import Judging, candidates, doubtful, kept
 from rowcast.capture.question import Question
 from rowcast.capture.reputations import Reputations
 from rowcast.capture.waiting import Waiting
@@ -131,7 +131,7 @@ class Questions(Waiting):
                 given, left = both
                 newcomers = self._present_newcomers()
                 if unsure:
-                    missed = self._subscriptions.unsure(change, may_read, given, seen, left)
+                    missed = doubtful(self._subscriptions, may_read, change, both, seen)
                     # Who looks at the table again after one of a batch sees what became of all of it.
                     if missed := missed - doubted - set(newcomers):
                         doubted |= missed

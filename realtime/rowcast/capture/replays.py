@@ -4,7 +4,6 @@ Who stands at the same place is a group, and is read for together. A worker brin
 a recorded snapshot (a mark) at most: there groups meet and go on as one, so that a crowd that comes back at
 once is read for about once. Each leg is made of short statements, and of pieces that wait until those who are
 sent them have room; who has none for long goes on alone. Nothing is held between two legs but the place.
-Between two pieces a read of the present that has begun comes first: those who hear it are not to notice.
 
 The last leg is read while the live reader waits for it, between two of its batches: it then ends exactly
 where the live reader stands, and the group joins those who hear the present. That leg is short, as the group
@@ -13,7 +12,7 @@ was at the present a moment ago; where it takes too long the reader goes on, and
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Final
 
 import asyncpg
@@ -23,6 +22,7 @@ from rowcast.capture import outbox
 from rowcast.capture.delivery import Delivery
 from rowcast.capture.groups import Group, Member, Turn
 from rowcast.capture.parts import beside
+from rowcast.capture.precedence import Precedence
 from rowcast.capture.reader import HistoryLost, Reader
 from rowcast.db.connection import AWAY
 from rowcast.hub.feed import Subscriber
@@ -43,8 +43,6 @@ _STALL_SECONDS: Final = 30.0
 #: How long the live reader waits for a last leg at first, and how often it does, twice as long each time.
 _TURN_SECONDS: Final = 0.1
 _TURNS: Final = 6
-#: For so long at most a piece waits for a read of the present. One that takes longer waits for Postgres.
-_ASIDE_SECONDS: Final = 0.01
 #: After so long without work a worker gives its connections back.
 _IDLE_SECONDS: Final = 60.0
 
@@ -68,8 +66,7 @@ class Replays:
         self._turns: list[Turn] = []
         self._more = asyncio.Event()
         self._parked: set[asyncio.Task[None]] = set()
-        self._clear = asyncio.Event()
-        self._clear.set()
+        self.precedence = Precedence()
 
     def __len__(self) -> int:
         return len(self._members)
@@ -150,15 +147,6 @@ class Replays:
             self._more.set()
 
     # For the live reader
-
-    @contextlib.contextmanager
-    def aside(self) -> Iterator[None]:
-        """Meanwhile the present is read: no further piece of what was missed is handed out."""
-        self._clear.clear()
-        try:
-            yield
-        finally:
-            self._clear.set()
 
     async def admit(self) -> None:
         """Wait while those who are nearly there are brought to where the reader stands."""
@@ -332,10 +320,7 @@ class Replays:
         await delivery.questions.drain()
         await delivery.moves.make()
         await asyncio.sleep(0)
-        if not self._clear.is_set():
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_ASIDE_SECONDS):
-                    await self._clear.wait()
+        await self.precedence.give()
         full = {one.subscriber.lane for one in group.members.values() if _is_full(one.subscriber.lane)}
         if full:
             waits = [asyncio.ensure_future(lane.drained(_low(lane))) for lane in full]

@@ -328,32 +328,14 @@ class Subscriptions:
         if self.transactions:
             self.transactions.end()
 
-    def candidates(
+    def judged(
         self,
         change: Change,
         may_read: MayRead,
         answers: AnswersByRole = _NO_ANSWERS,
         left_answers: AnswersByRole = _NO_ANSWERS,
-    ) -> set[Subject]:
-        """For whom a change has to be judged before it can be published."""
-        judged = self._judged(change, may_read, answers, left_answers)
-        return {subscriber.subject for subscriber in judged}
-
-    def unsure(
-        self,
-        change: Change,
-        may_read: MayRead,
-        answers: AnswersByRole,
-        sees: Sees,
-        left_answers: AnswersByRole,
-    ) -> set[Subscriber]:
-        """Of whom nobody could say in time whether they may see a change."""
-        judged = self._judged(change, may_read, answers, left_answers)
-        return {one for one in judged if (seen := sees.get(one.subject)) is not None and seen.unsure}
-
-    def _judged(
-        self, change: Change, may_read: MayRead, answers: AnswersByRole, left_answers: AnswersByRole
     ) -> Iterator[Subscriber]:
+        """For whom a change has to be judged before it can be published; some perhaps more than once."""
         sending = self._sending(change, may_read)
         audiences = [*self._audiences_of(change, answers, sending)]
         if (leave := self.leave(change)) is not None:
