@@ -5,7 +5,7 @@ SHELL := /bin/sh
 BIN := .venv/bin
 SOURCES := realtime sdk tests benchmarks fuzzing scripts
 # Two at a time: the tests wait for Postgres more than they compute.
-PYTEST_ARGS ?= -n 3
+PYTEST_ARGS ?= -n 2
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_REQUIRE_VIRTUALENV := 1

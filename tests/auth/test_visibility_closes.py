@@ -274,7 +274,8 @@ async def test_a_policy_that_will_not_be_cancelled_is_given_up(
     verdicts = await visibility.judge(connection, relation, rows, [subject()])
     assert (verdicts.lines[subject()], verdicts.doubts.slow) == ("????", 4)
     while await notes.fetchval(
-        "select count(*) from pg_stat_activity where query like '%rowcast_judge%'"
+        "select count(*) from pg_stat_activity"
+        " where query like '%rowcast_judge%' and datname = current_database()"
         " and pid <> pg_backend_pid() and state = 'active'"
     ):
         pass

@@ -221,11 +221,12 @@ async def test_a_snapshot_whose_connection_is_lost_is_taken_on_another(
                 await until_so(
                     notes,
                     "select count(*) > 0 from pg_stat_activity where application_name ~ 'snapshots'"
+                    " and datname = current_database()"
                     " and wait_event_type = 'Lock'",
                 )
                 await notes.execute(
                     "select pg_terminate_backend(pid) from pg_stat_activity"
-                    " where application_name ~ 'snapshots'"
+                    " where application_name ~ 'snapshots' and datname = current_database()"
                 )
             assert (await beginning).ok
             await copy.until(lambda copy=copy: copy.complete == 1)  # type: ignore[misc]

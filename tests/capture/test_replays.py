@@ -158,6 +158,7 @@ async def test_a_replay_goes_on_where_its_connection_was_lost(
             await late.until(lambda least=least: len(late.changes) >= least)  # type: ignore[misc]
             await notes.execute(
                 "select pg_terminate_backend(pid) from pg_stat_activity where application_name ~ 'replay'"
+                " and datname = current_database()"
             )
         await arrived(stream)
         assert ids(late.changes) == list(range(2, 101))

@@ -15,10 +15,12 @@ from support.waiting import until_so
 
 pytestmark = pytest.mark.anyio
 
-_GONE = "select not exists (select from pg_stat_activity where application_name = 'rowcast snapshots')"
+_GONE = """select not exists (select from pg_stat_activity
+    where application_name = 'rowcast snapshots' and datname = current_database())"""
 _WAITS = """
 select exists (select from pg_locks as l join pg_stat_activity as a using (pid)
-               where not l.granted and a.application_name = 'rowcast snapshots')
+               where not l.granted and a.application_name = 'rowcast snapshots'
+               and datname = current_database())
 """
 
 
@@ -230,7 +232,8 @@ async def test_nothing_holds_back_vacuum_while_rows_are_taken(
         await anext(given)
         await notes.execute("delete from open")
         (holds,) = await notes.fetch(
-            "select backend_xmin, backend_xid, state from pg_stat_activity where application_name = $1",
+            "select backend_xmin, backend_xid, state from pg_stat_activity"
+            " where application_name = $1 and datname = current_database()",
             "rowcast snapshots",
         )
         assert tuple(holds) == (None, None, "idle")
@@ -245,7 +248,8 @@ async def test_a_connection_that_is_lost_ends_the_rows_with_an_error(
         given = found.batches()
         await anext(given)
         await notes.execute(
-            "select pg_terminate_backend(pid) from pg_stat_activity where application_name = $1",
+            "select pg_terminate_backend(pid) from pg_stat_activity"
+            " where application_name = $1 and datname = current_database()",
             "rowcast snapshots",
         )
         with pytest.raises(SnapshotError, match="was lost"):

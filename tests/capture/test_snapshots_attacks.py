@@ -11,7 +11,8 @@ from support.waiting import until_so
 pytestmark = pytest.mark.anyio
 
 ADA = subject(sub="ada")
-GONE = "select not exists (select from pg_stat_activity where application_name = 'rowcast snapshots')"
+GONE = """select not exists (select from pg_stat_activity
+    where application_name = 'rowcast snapshots' and datname = current_database())"""
 
 
 @pytest.fixture

@@ -138,7 +138,8 @@ async def test_what_is_on_its_way_when_the_connection_ends_is_not_known(migrated
         await connection.execute("lock table realtime.messages")
         storing_ = asyncio.create_task(kept.store([message("e")]))
         ended = """select pg_terminate_backend(pid) from pg_locks
-                   where relation = 'realtime.messages'::regclass and not granted"""
+                   where relation = 'realtime.messages'::regclass and not granted
+                   and database = (select oid from pg_database where datname = current_database())"""
 
         async def is_ended() -> bool:
             return bool(await connection.fetch(ended))

@@ -42,7 +42,7 @@ ROLES_THERE = "create role anon nologin; grant usage on schema auth to anon"
 
 
 WAITS = """select exists (select from pg_stat_activity
-where application_name = 'rowcast uninstall' and wait_event_type = 'Lock')"""
+where application_name = 'rowcast uninstall' and wait_event_type = 'Lock' and datname = current_database())"""
 
 
 async def used(site: Site, *, mend: Sites | None = None) -> None:

@@ -215,7 +215,8 @@ async def test_what_may_have_been_stored_is_not_heard_by_its_sender_where_it_was
         await sender.say("broadcast", {"event": "first"})
         assert (await sender.replied())["status"] == "ok"
         ended = """select pg_terminate_backend(pid) from pg_locks
-                   where relation = 'realtime.messages'::regclass and not granted"""
+                   where relation = 'realtime.messages'::regclass and not granted
+                   and database = (select oid from pg_database where datname = current_database())"""
 
         async def is_ended() -> bool:
             return bool(await database.fetch(ended))
