@@ -15,8 +15,6 @@ from rowcast_client import Change, create_client
 RATE = 100
 SECONDS = 5.0
 ROUNDS = 3
-
-
 _NOTIFIED = """
 create table notified (id bigint primary key);
 create function notify_row() returns trigger language plpgsql as $$

@@ -49,10 +49,10 @@ _REWRITTEN = (
 class _Nowhere:
     """Takes frames, and counts them."""
 
+    pipe = None
+
     def __init__(self) -> None:
         self.frames = 0
-
-    pipe = None
 
     def waiting(self) -> int:
         return 0

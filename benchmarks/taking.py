@@ -9,6 +9,8 @@ _SECONDS = 120.0
 class Counted:
     """Where lanes write. Any number of them may share one."""
 
+    pipe = None
+
     def __init__(self) -> None:
         self._missing = 0
         self._done = asyncio.Event()
@@ -19,8 +21,6 @@ class Counted:
         if self._missing > 0:
             self._done.clear()
             await asyncio.wait_for(self._done.wait(), _SECONDS)
-
-    pipe = None
 
     def waiting(self) -> int:
         return 0

@@ -32,10 +32,16 @@ async def reader(capturing: asyncpg.Connection, migrated: str) -> AsyncIterator[
 
 
 @pytest.fixture
-async def notes(migrated: str) -> AsyncIterator[asyncpg.Connection]:
-    """A writer to a database with two captured tables."""
+def tables() -> str:
+    """What ``notes`` makes. A module whose tables are others has a fixture of its own."""
+    return TABLES
+
+
+@pytest.fixture
+async def notes(migrated: str, tables: str) -> AsyncIterator[asyncpg.Connection]:
+    """A writer to a database with captured tables."""
     connection = await asyncpg.connect(migrated)
-    await connection.execute(TABLES)
+    await connection.execute(tables)
     yield connection
     await connection.close()
 

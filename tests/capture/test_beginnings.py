@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import asyncpg
@@ -19,20 +19,14 @@ from support.waiting import until, until_so
 
 pytestmark = pytest.mark.anyio
 
-TABLES = """
-create table notes (id int primary key, owner text, n int not null default 0);
-grant select on notes to authenticated, service_role;
-alter publication supabase_realtime add table notes;
-"""
-
 
 @pytest.fixture
-async def notes(migrated: str) -> AsyncIterator[asyncpg.Connection]:
-    """A writer to a database with a captured table."""
-    connection = await asyncpg.connect(migrated)
-    await connection.execute(TABLES)
-    yield connection
-    await connection.close()
+def tables() -> str:
+    return """
+        create table notes (id int primary key, owner text, n int not null default 0);
+        grant select on notes to authenticated, service_role;
+        alter publication supabase_realtime add table notes;
+    """
 
 
 class Copy(Kept):

@@ -1,7 +1,6 @@
 """Row level security and rights by column in the stream: who is sent what, by the policies of the table."""
 
 import json
-from collections.abc import AsyncIterator
 from typing import Any
 
 import asyncpg
@@ -20,18 +19,15 @@ def user(sub: str, role: str = "authenticated", **more: Any) -> Claims:
 
 
 @pytest.fixture
-async def notes(migrated: str) -> AsyncIterator[asyncpg.Connection]:
-    """A writer, beside a published table of notes that each belong to somebody."""
-    connection = await asyncpg.connect(migrated)
-    await connection.execute("""
+def tables() -> str:
+    """Notes that each belong to somebody."""
+    return """
         create table notes (id int primary key, owner uuid, body text);
         alter table notes enable row level security;
         create policy own on notes for select to authenticated using (owner = auth.uid());
         grant select on notes to anon, authenticated, service_role;
         alter publication supabase_realtime add table notes;
-    """)
-    yield connection
-    await connection.close()
+    """
 
 
 async def heard(kept: Kept, count: int) -> None:

@@ -279,8 +279,6 @@ class Slow(Kept):
 
     reads = False
 
-    pipe = None
-
     def waiting(self) -> int:
         return 0 if self.reads else 1 << 20
 

@@ -150,6 +150,9 @@ async def test_an_open_transaction_that_wrote_holds_trimming_back_but_not_delive
         await idle.execute("commit")
         await kept.until(lambda: kept.losses == 1)
         await until_well(stream.faults)
+        # The first may have ended as rows were trimmed: that capture began anew ends any other, until the
+        # reader has met it.
+        await stream._present.catch_up()
         again = await subscribed(stream, "things")
         await connection.execute("insert into things values (-1, 'after')")
         await again.until(lambda: len(again.changes) == 1)

@@ -23,10 +23,10 @@ pytestmark = pytest.mark.anyio
 class Socket:
     """Where a lane writes: keeps what was written."""
 
+    pipe = None
+
     def __init__(self) -> None:
         self.frames: list[bytes] = []
-
-    pipe = None
 
     def waiting(self) -> int:
         return 0

@@ -27,6 +27,8 @@ SERVICE = Claims(role="service_role", expires_at=2e9, raw={"role": "service_role
 class Kept:
     """A sink that keeps the changes written to it, and wakes who waits for them."""
 
+    pipe = None
+
     def __init__(self) -> None:
         self.changes: list[dict[str, Any]] = []
         self.losses = 0
@@ -37,8 +39,6 @@ class Kept:
         #: What it was told of its bindings later: status and text.
         self.told: list[tuple[str, str]] = []
         self._more = asyncio.Event()
-
-    pipe = None
 
     def waiting(self) -> int:
         return 0

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from rowcast.hub.feed import Subscriber
@@ -46,15 +46,14 @@ class Waiting:
 
     def position_of(self, subscriber: Subscriber) -> str | None:
         """From where a subscriber could resume while changes wait here; None while none does."""
-        if (newcomer := self._newcomers.get(subscriber)) is None or not self.is_newcomer(subscriber):
-            return self.position
-        return newcomer[1]
+        came = self._present_newcomers().get(subscriber)
+        return self.position if came is None else came[1]
 
     def is_newcomer(self, subscriber: Subscriber) -> bool:
         """Whether what waits first is not for a subscriber, as it came later."""
         return subscriber in self._present_newcomers()
 
-    def _present_newcomers(self) -> Collection[Subscriber]:
+    def _present_newcomers(self) -> Mapping[Subscriber, tuple[int, str | None]]:
         if self._newcomers:
             sent = self._taken - len(self._waiting)
             self._newcomers = {one: came for one, came in self._newcomers.items() if came[0] > sent}
